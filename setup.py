@@ -33,9 +33,7 @@ setup(
     packages=find_packages(include=["coreota", "coreota.*"]),
     package_data={"coreota": ["py.typed"]},
     install_requires=facts["requirements"].split(),
-    extras_require={
-        name.removesuffix(suffix): value.split() for name, value in facts.items() if name.endswith(suffix)
-    },
+    extras_require={name.removesuffix(suffix): value.split() for name, value in facts.items() if name.endswith(suffix)},
     entry_points={"console_scripts": facts["console_scripts"].split()},
     classifiers=[
         "Development Status :: 3 - Alpha",

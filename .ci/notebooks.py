@@ -48,7 +48,8 @@ def one(path: Path, check: bool) -> bool:
         return False
     if check and after != before:
         diff = difflib.unified_diff(before.splitlines(), after.splitlines(), "stored", "executed", lineterm="", n=1)
-        print(f"{name}: executing it changes it; `python .ci/notebooks.py run {name}` keeps the new outputs", file=sys.stderr)
+        advice = f"`python .ci/notebooks.py run {name}` keeps the new outputs"
+        print(f"{name}: executing it changes it; {advice}", file=sys.stderr)
         print("\n".join(line[:300] for line in list(diff)[:40]), file=sys.stderr)
         return False
     if not check:

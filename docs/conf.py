@@ -1,0 +1,36 @@
+"""Sphinx: the site is made of the notebooks themselves."""
+
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+_facts = ConfigParser(delimiters=["="], interpolation=None)
+_facts.read(HERE.parent / "settings.ini", encoding="utf-8")
+
+project = _facts["DEFAULT"]["lib_name"]
+author = _facts["DEFAULT"]["author"]
+copyright = f"2026, {author}"
+release = _facts["DEFAULT"]["version"]
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax", "docments"]
+exclude_patterns = ["**/.ipynb_checkpoints"]
+nb_custom_formats = {".ipynb": "reader.read"}
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 88
+nitpicky = False
+
+html_theme = "furo"
+html_title = "coreota"
+html_static_path = [str(HERE / "static")]
+html_css_files = ["coreota.css"]
+html_copy_source = False
+html_show_sourcelink = False
