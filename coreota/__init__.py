@@ -1,6 +1,8 @@
-__version__ = "0.0.1"
 """Over-the-air firmware updates for IoT devices: Notify, Download, Verify, Install."""
 
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("coreota")
+__version__ = "0+source"  # a source tree on the path; what is installed has settings.ini's version:
+with suppress(PackageNotFoundError):
+    __version__ = version("coreota")
