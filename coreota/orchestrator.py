@@ -7,7 +7,7 @@ __all__ = ['RANGES', 'TRANSITIONS', 'OrchestratorEvent', 'MakeDownloader', 'OtaC
            'Start', 'judge_start', 'judge_version', 'StateChanged', 'UpdateStarted', 'Progress', 'UpdateVerified',
            'JobFinished', 'RebootRequired', 'mqtt_downloader', 'Orchestrator']
 
-# %% ../nbs/14_orchestrator.ipynb #91d9218d
+# %% ../nbs/14_orchestrator.ipynb #7d155308
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
