@@ -308,7 +308,7 @@ def mqtt_downloader(
         )
     return MqttDownloader(thing, job.stream, file, codec_named(config.codec), pool, config.download)
 
-# %% ../nbs/14_orchestrator.ipynb #d046e4b5
+# %% ../nbs/14_orchestrator.ipynb #cf6c542b
 class Orchestrator:
     """Leads the updates of one thing, from one boot to the next; does no I/O."""
 
@@ -527,22 +527,30 @@ class Orchestrator:
     def _begin(self, execution: JobExecution, now: float) -> None:
         """Find out what the job wants, and start it."""
         try:
+            job = self._understand(execution)
+            if job is not None:
+                self._update = self._prepare(job)
+                missing = self._update.downloader.missing.remaining
+                self._events.append(UpdateStarted(self._job_id, self._update.file, missing))
+        except OtaError as error:
+            self._refuse(error)
+        self._fire(Trigger.UPDATE_STARTED if self._verdict is None else Trigger.JOB_DECIDED, now)
+
+    def _understand(self, execution: JobExecution) -> OtaJob | None:
+        """Ask the parsers; a job that is no update is done at once."""
+        try:
             job = parse_with(self.parsers, execution.document or {})
             if job is None:
                 details = {"reason": "rejected: job-unknown: no parser of this device takes this job"}
                 self._decide(JobStatus.REJECTED, details)
             elif isinstance(job, CustomJob):
                 self._decide(JobStatus.SUCCEEDED, job.action())
-            else:
-                self._update = self._prepare(job)
-                self._events.append(
-                    UpdateStarted(self._job_id, self._update.file, self._update.downloader.missing.remaining)
-                )
-        except OtaError as error:
-            self._refuse(error)
-        except Exception as error:  # a reader's own parser or action: its mistake must not stop the device
-            self._decide(JobStatus.FAILED, {"reason": f"aborted: job-error: {type(error).__name__}: {error}"})
-        self._fire(Trigger.UPDATE_STARTED if self._verdict is None else Trigger.JOB_DECIDED, now)
+                job = None
+        except OtaError:
+            raise
+        except Exception as error:  # a parser or action of somebody's own: its mistake must not stop the device
+            raise LocalOtaError(f"{type(error).__name__}: {error}", reason="job-error") from error
+        return job
 
     def _prepare(self, job: OtaJob) -> _Update:
         """All that can be known to fail before the first block fails here."""
@@ -605,18 +613,24 @@ class Orchestrator:
     def _run_self_test(self, now: float) -> None:
         """The new image is online; is it well?"""
         try:
-            passed, reason = bool(self.self_test()), "the self-test said no"
-            if passed:
-                self.bootloader.confirm()
-        except Exception as error:
-            passed, reason = False, f"{type(error).__name__}: {error}"
-        if passed:
-            self._trial_ends = None
-            self._accept()
-            self._fire(Trigger.JOB_DECIDED, now)
-        else:
-            self._decide(JobStatus.FAILED, {"reason": f"aborted: self-test: {reason}"})
+            self._ask_self_test()
+            self.bootloader.confirm()
+        except OtaError as error:
+            self._refuse(error)
             self._fire(Trigger.TRIAL_FAILED, now)
+            return
+        self._trial_ends = None
+        self._accept()
+        self._fire(Trigger.JOB_DECIDED, now)
+
+    def _ask_self_test(self) -> None:
+        """LocalOtaError with reason self-test unless it says yes."""
+        try:
+            passed, said = bool(self.self_test()), "the self-test said no"
+        except Exception as error:  # whatever is wrong with the new image, the way back must stay open
+            passed, said = False, f"{type(error).__name__}: {error}"
+        if not passed:
+            raise LocalOtaError(said, reason="self-test", advice="the old image comes back")
 
     def _on_rejected(self, event: RequestRejected, now: float) -> None:
         """The provider would not take a request."""

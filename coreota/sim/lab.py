@@ -111,7 +111,7 @@ def update_file(
         image = image[:middle] + bytes([image[middle] ^ 1]) + image[middle + 1 :]
     return UpdateFile("/device/image.bin", BytesContent(image), "/cert.pem", signature=signature)
 
-# %% ../../nbs/16a_lab.ipynb #4fa0a81e
+# %% ../../nbs/16a_lab.ipynb #155428d2
 class Lab:
     """A provider, a thing that runs an image, and a link between them, on virtual time."""
 
@@ -167,6 +167,12 @@ class Lab:
     def restore_link(self) -> None:
         """The thing connects again."""
         self.thing_link.reconnect()
+
+    def restore_power(self) -> None:
+        """After a power cut: the flash is readable again, and the device boots."""
+        self.flash.power_on()
+        self.device.boot(self.clock.now())
+        self._reset_link()
 
     def offer(
         self,
