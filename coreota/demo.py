@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DemoOptions', 'DemoResult', 'Screen', 'Silent', 'offered_image', 'broker_address', 'ProviderThread', 'Demo']
 
-# %% ../nbs/17a_demo.ipynb #af4d2fc0
+# %% ../nbs/17a_demo.ipynb #d7dba79a
 import json
 import os
 import threading
@@ -25,11 +25,11 @@ from .flash import NorFlash
 from .flashfile import FileFlash
 from .image import Version, parse_image
 from .mqtt import PahoTransport, SystemClock, WallClock
-from coreota.orchestrator import (
+from .config import OtaConfig
+from .orchestrator import Orchestrator
+from coreota.states import (
     JobFinished,
-    Orchestrator,
     OrchestratorEvent,
-    OtaConfig,
     Progress,
     RebootRequired,
     State,

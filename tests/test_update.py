@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coreota.config import OtaConfig
 from coreota.errors import OtaError
 from coreota.flash import PowerCut
-from coreota.orchestrator import TRANSITIONS, Orchestrator, OtaConfig, RebootRequired, State, StateChanged, Trigger
+from coreota.orchestrator import Orchestrator
 from coreota.sim.lab import FAULTS, Lab, firmware, lab_key, update_file
 from coreota.sim.link import LossyLink
+from coreota.states import TRANSITIONS, RebootRequired, State, StateChanged, Trigger
 
 
 def slow() -> LossyLink:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file', 'Lab']
 
-# %% ../../nbs/16a_lab.ipynb #4371f540
+# %% ../../nbs/16a_lab.ipynb #8ced76dc
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from random import Random
@@ -17,7 +17,9 @@ from ..device import Device
 from ..errors import LocalOtaError
 from ..flash import NorFlash, padded
 from ..image import Version, make_image
-from ..orchestrator import MakeDownloader, Orchestrator, OtaConfig, Progress, State, UpdateStarted, mqtt_downloader
+from ..config import OtaConfig
+from ..orchestrator import MakeDownloader, Orchestrator, mqtt_downloader
+from ..states import Progress, State, UpdateStarted
 from ..parser import JobParser, OtaParser
 from ..provider.jobs import StatusChange
 from ..provider.ota import UpdateFile, UpdateProvider
