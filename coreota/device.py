@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['MakeOrchestrator', 'Device']
 
-# %% ../nbs/14a_device.ipynb #45ce88d3
+# %% ../nbs/14a_device.ipynb #4376cd34
 from collections.abc import Callable
 
 from .bootloader import Bootloader, BootResult
 from .errors import LocalOtaError
-from .orchestrator import Orchestrator, OrchestratorEvent, RebootRequired
+from .orchestrator import Orchestrator
+from .states import OrchestratorEvent, RebootRequired
 from .topics import Message, Outgoing
 
 # %% ../nbs/14a_device.ipynb #0bac9f61
