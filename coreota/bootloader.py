@@ -117,7 +117,7 @@ def stored_images(
             images[f"{name} ({slot.name})" if name in images else name] = slot.read(0, stored_size(slot.read))
     return images
 
-# %% ../nbs/11_bootloader.ipynb #2eb13f19
+# %% ../nbs/11_bootloader.ipynb #6f6371c4
 class McubootBootloader:
     """A Bootloader that leaves the same bytes on flash as MCUboot."""
 
@@ -224,8 +224,9 @@ class McubootBootloader:
     ) -> Svg:
         """Draw both slots, each sector named after the image it belongs to."""
         both = (self.slots.primary, self.slots.secondary)
-        rows = [(slot.name, slot_kinds(slot, images or stored_images(both))) for slot in both]
-        return flash_strip(rows, legend=["trailer", "erased", "other"], title="slots")
+        known = images or stored_images(both)
+        rows = [(slot.name, slot_kinds(slot, known)) for slot in both]
+        return flash_strip(rows, legend=["trailer", "erased", "other", *sorted(known)], title="slots")
 
     def __repr__(self) -> str:
         state = f"{self._running} runs from the {self._active.name} slot" if self._running else "nothing runs"

@@ -19,8 +19,8 @@ from .errors import LocalOtaError, OtaError
 if TYPE_CHECKING:
     from coreota.demo import DemoOptions, DemoResult
 
-# %% ../nbs/18_cli.ipynb #84da493e
-EXTRAS: Mapping[str, str] = {"amqtt": "provider", "rich": "cli", "matplotlib": "notebooks"}
+# %% ../nbs/18_cli.ipynb #e25e1e93
+EXTRAS: Mapping[str, str] = {"amqtt": "provider", "rich": "demo", "matplotlib": "notebooks"}
 
 # %% ../nbs/18_cli.ipynb #65b4cb0c
 def missing_extra(
