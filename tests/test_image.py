@@ -1,0 +1,161 @@
+"""Images against imgtool and MCUboot's recorded ones, against every bit flip, and against arbitrary bytes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_public_key,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coreota.check import failure
+from coreota.errors import LocalOtaError, RemoteOtaError
+from coreota.image import ImageHeader, Version, make_image, parse_image, validate_image
+
+IMGTOOL = str(Path(sys.executable).with_name("imgtool"))
+TEST_KEY = ec.derive_private_key(2026, ec.SECP256R1())
+VECTORS = Path(__file__).parent / "data" / "mcuboot"
+SLOT = 0x10000
+
+
+def slot(image: bytes, size: int = SLOT) -> Callable[[int, int], bytes]:
+    """A reader of a slot that begins with the image."""
+    content = image.ljust(size, b"\xff")
+    return lambda offset, length: content[offset : offset + length]
+
+
+def refusal(image: bytes) -> str | None:
+    """Why the image is refused, or None."""
+    error = failure(lambda: validate_image(slot(image), SLOT, SLOT, [TEST_KEY.public_key()]))
+    assert error is None or isinstance(error, RemoteOtaError), error
+    return error.reason if error else None
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """The test key, as imgtool takes it."""
+    path = tmp_path / "test_key.pem"
+    path.write_bytes(TEST_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+def imgtool(*arguments: str) -> int:
+    """Run the real imgtool; its exit status."""
+    return subprocess.run([IMGTOOL, *arguments], capture_output=True, timeout=60).returncode
+
+
+@pytest.mark.parametrize("size", [1, 100, 40_000])
+@pytest.mark.parametrize("header_size", [32, 512])
+@pytest.mark.parametrize("counter", [None, 7])
+def test_imgtool_verifies_ours(
+    size: int, header_size: int, counter: int | None, tmp_path: Path, key_file: Path
+) -> None:
+    """What make_image makes, imgtool accepts; with one byte changed, not."""
+    image = make_image(
+        bytes(size), Version(1, 2, 3, 4), key=TEST_KEY, header_size=header_size, security_counter=counter
+    )
+    path = tmp_path / "image.bin"
+    path.write_bytes(image)
+    assert imgtool("verify", "-k", str(key_file), str(path)) == 0
+    path.write_bytes(image[:header_size] + b"X" + image[header_size + 1 :])
+    assert imgtool("verify", "-k", str(key_file), str(path)) != 0
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [[], ["-s", "5"], ["-d", "(0, 1.0.0+0)"], ["-s", "5", "--custom-tlv", "0x00a0", "0x11223344"]],
+    ids=["plain", "counter", "dependency", "custom"],
+)
+def test_we_take_imgtools(extra: list[str], tmp_path: Path, key_file: Path) -> None:
+    """What imgtool signs, we accept, and read."""
+    source, target = tmp_path / "payload.bin", tmp_path / "image.bin"
+    payload = bytes(range(256)) * 9
+    source.write_bytes(payload)
+    flags = ["--header-size", "0x20", "--pad-header", "--align", "8", "--slot-size", "0x10000", "--version", "2.1.0+3"]
+    assert imgtool("sign", "-k", str(key_file), *flags, *extra, str(source), str(target)) == 0
+    image = target.read_bytes()
+    assert refusal(image) is None
+    parsed = parse_image(image)
+    assert (parsed.payload, parsed.header.version) == (payload, Version(2, 1, 0, 3))
+    assert bool(parsed.protected) == bool(extra)
+
+
+def test_every_bit_counts() -> None:
+    """Not one flip of one bit of an image passes."""
+    image = make_image(b"forty bytes of payload, more or less....", Version(1), key=TEST_KEY, security_counter=1)
+    assert refusal(image) is None
+    passed = []
+    for bit in range(8 * len(image)):
+        damaged = bytearray(image)
+        damaged[bit // 8] ^= 1 << bit % 8
+        if refusal(bytes(damaged)) is None:
+            passed.append(bit)
+    assert passed == []
+
+
+def test_recorded_images() -> None:
+    """MCUboot's own: the four bad ones are refused, all others accepted with their versions."""
+    key = load_der_public_key((VECTORS / "images" / "pubkey.der").read_bytes())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    listed = json.loads((VECTORS / "manifest.json").read_text())["images"]
+    refused = set()
+    for name, entry in listed.items():
+        image = (VECTORS / entry["file"]).read_bytes()
+        try:
+            header = validate_image(slot(image), SLOT, SLOT, [key])
+            assert header.version == Version.parse(entry["version"])
+        except RemoteOtaError:
+            refused.add(name)
+    assert refused == {"v2badhash", "v2badsig", "v2badtlv", "v2wrongkey"}
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes(raw: bytes) -> None:
+    """Bytes that are no image raise RemoteOtaError and nothing else."""
+    for call in (lambda: parse_image(raw), lambda: ImageHeader.parse(raw)):
+        error = failure(call)
+        assert error is None or isinstance(error, RemoteOtaError)
+
+
+@given(st.integers(0, 300), st.binary(min_size=1, max_size=40))
+def test_damage(at: int, damage: bytes) -> None:
+    """An image with a piece overwritten is refused, unless nothing changed; no other exception escapes."""
+    image = make_image(b"some payload" * 10, Version(1), key=TEST_KEY, security_counter=1)
+    damaged = (image[:at] + damage + image[at + len(damage) :])[: len(image)]
+    assert (refusal(damaged) is None) == (damaged == image)
+
+
+@given(st.binary(max_size=2000), st.integers(0, 255), st.integers(0, 65535), st.integers(32, 600))
+def test_round_trip(payload: bytes, major: int, revision: int, header_size: int) -> None:
+    """What was put in comes out."""
+    version = Version(major, 1, revision, 9)
+    parsed = parse_image(make_image(payload, version, key=TEST_KEY, header_size=header_size))
+    assert (parsed.payload, parsed.header.version, parsed.header.header_size) == (payload, version, header_size)
+    assert Version.parse(str(version)) == version
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "1.2", "1.2.3.4", "v1.2.3", "1.2.-3", "256.0.0", "1.0.65536", "1.2.3+x", "٣.0.0", "9" * 5000 + ".0.0"],
+)
+def test_no_versions(text: str) -> None:
+    """What is no version is said to be none."""
+    with pytest.raises(LocalOtaError, match="is no version"):
+        Version.parse(text)
+
+
+def test_refused_arguments() -> None:
+    """An image that cannot be is not made."""
+    with pytest.raises(LocalOtaError):
+        make_image(b"", Version(1), header_size=16)
+    with pytest.raises(LocalOtaError):
+        make_image(b"", Version(1), key=ec.derive_private_key(1, ec.SECP384R1()))

@@ -1,0 +1,135 @@
+"""The paho transport over two real brokers."""
+
+import socket
+import time
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coreota.errors import LocalOtaError
+from coreota.mqtt import PahoTransport, backoff, quality
+from coreota.provider.broker import EmbeddedBroker
+from coreota.topics import Message, Subscribe
+from coreota.transport import Connected, Disconnected, Incoming
+
+
+@pytest.fixture(params=["amqtt", "mosquitto"])
+def port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The port of each broker in turn."""
+    if request.param == "mosquitto":
+        yield request.getfixturevalue("mosquitto")
+        return
+    with EmbeddedBroker() as broker:
+        yield broker.port
+
+
+@pytest.fixture
+def transports(port: int) -> Iterator[tuple[PahoTransport, PahoTransport]]:
+    """Two connected clients."""
+    pair = PahoTransport("127.0.0.1", port, client_id="one"), PahoTransport("127.0.0.1", port, client_id="two")
+    for transport in pair:
+        assert wait_for(transport, 1) == [Connected()]
+    yield pair
+    for transport in pair:
+        transport.close()
+
+
+def wait_for(transport: PahoTransport, count: int) -> list[Incoming]:
+    """The next so many things that come in; fails after half a minute."""
+    items: list[Incoming] = []
+    deadline = time.monotonic() + 30
+    while len(items) < count:
+        assert time.monotonic() < deadline, items
+        items += transport.receive(0.5)
+    return items
+
+
+@pytest.mark.parametrize("size", [0, 1, 131_072 + 200])
+def test_payloads(transports: tuple[PahoTransport, PahoTransport], size: int) -> None:
+    """Of every size that occurs, on a topic of AWS's; to the byte."""
+    one, _ = transports
+    message = Message("$aws/things/one/streams/s/data/cbor", Random(1).randbytes(size))
+    one.send([Subscribe("$aws/things/one/#"), message])
+    assert wait_for(one, 1) == [message]
+
+
+def test_no_question_overtakes_its_subscription(transports: tuple[PahoTransport, PahoTransport]) -> None:
+    """A hundred times: subscribe and publish in one breath, and none is lost."""
+    one, _ = transports
+    for number in range(100):
+        message = Message(f"answers/{number}", b"%d" % number)
+        one.send([Subscribe(message.topic), message])
+        assert wait_for(one, 1) == [message]
+
+
+def test_burst(transports: tuple[PahoTransport, PahoTransport]) -> None:
+    """Two hundred blocks at once arrive complete and in order."""
+    one, two = transports
+    blocks = [Message("x/streams/s", bytes([n]) * 4096) for n in range(200)]
+    one.send([Subscribe("x/streams/s"), Subscribe("me"), Message("me", b"the subscriptions stand")])
+    assert len(wait_for(one, 1)) == 1
+    two.send(blocks)
+    assert wait_for(one, 200) == blocks
+
+
+def test_reset(transports: tuple[PahoTransport, PahoTransport]) -> None:
+    """A reset loses the link and its subscriptions, and finds the link again."""
+    one, two = transports
+    one.send([Subscribe("a")])
+    one.reset()
+    assert [type(item) for item in wait_for(one, 2)] == [Disconnected, Connected]
+    two.send([Message("a", b"nobody listens")])
+    one.send([Subscribe("b"), Message("b", b"again")])
+    assert wait_for(one, 1) == [Message("b", b"again")]
+
+
+def test_what_was_queued_before_the_link_is_sent_after(port: int) -> None:
+    """Nothing is lost between the socket's connection and the broker's acknowledgement."""
+    transport = PahoTransport("127.0.0.1", port, client_id="early")
+    transport.send([Subscribe("early"), Message("early", b"bird")])
+    assert wait_for(transport, 2) == [Connected(), Message("early", b"bird")]
+    transport.close()
+
+
+def test_the_broker_comes_back() -> None:
+    """Its end and its return are two events; nobody has to catch anything."""
+    with EmbeddedBroker() as broker:
+        port = broker.port
+        transport = PahoTransport("127.0.0.1", port, client_id="patient", shortest_wait=0.05, longest_wait=0.2)
+        assert wait_for(transport, 1) == [Connected()]
+    assert isinstance(wait_for(transport, 1)[0], Disconnected)
+    assert transport.receive(0.3) == []
+    with EmbeddedBroker(port):
+        assert wait_for(transport, 1) == [Connected()]
+        transport.send([Subscribe("a"), Message("a", b"1")])
+        assert wait_for(transport, 1) == [Message("a", b"1")]
+        transport.close()
+
+
+def test_nobody_there() -> None:
+    """A wrong address is said at once, by name."""
+    with pytest.raises(LocalOtaError, match=r"127\.0\.0\.1:1"):
+        PahoTransport("127.0.0.1", 1, client_id="lost")
+
+
+def test_no_delay(transports: tuple[PahoTransport, PahoTransport]) -> None:
+    """Small packets do not wait for one another."""
+    sock = transports[0]._client.socket()
+    assert isinstance(sock, socket.socket)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+@given(failures=st.integers(1, 1000), shortest=st.floats(0.01, 10), more=st.floats(0, 100), seed=st.integers())
+def test_backoff_keeps_its_bounds(failures: int, shortest: float, more: float, seed: int) -> None:
+    """Between the shortest wait and the smaller of twice as much for each failure and the longest."""
+    longest = shortest + more
+    wait = backoff(failures, shortest, longest, Random(seed))
+    assert shortest <= wait <= min(longest, shortest * 2.0 ** min(failures - 1, 64)) + 1e-9
+
+
+def test_quality() -> None:
+    """Blocks once, all else until it is acknowledged."""
+    assert (quality("$aws/things/t/streams/s/get/cbor"), quality("$aws/things/t/jobs/notify-next")) == (0, 1)
