@@ -25,7 +25,6 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author=facts["author"],
-    url=facts["url"],
     license=facts["license"],
     license_files=["LICENSE"],
     keywords=facts["keywords"].split(),
