@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'MAGIC', 'TLV_MAGIC', 'PROTECTED_MAGIC', 'SHA256_TLV', 'KEYHASH_TLV', 'ECDSA_TLV', 'SEC_CNT_TLV',
-           'DEPENDENCY_TLV', 'Read', 'Version', 'ImageHeader', 'Tlv', 'Image', 'tlv_areas', 'make_image', 'parse_image',
+           'REFUSED_FLAGS', 'Read', 'Version', 'ImageHeader', 'Tlv', 'Image', 'tlv_areas', 'make_image', 'parse_image',
            'validate_image']
 
-# %% ../nbs/10_image.ipynb #4d602bb3
+# %% ../nbs/10_image.ipynb #0fb0310f
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import total_ordering
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature
@@ -23,8 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 # %% ../nbs/10_image.ipynb #78c5bff8
 from .errors import LocalOtaError, RemoteOtaError
 
-# %% ../nbs/10_image.ipynb #6747eaea
-@total_ordering
+# %% ../nbs/10_image.ipynb #0468d644
 @dataclass(frozen=True, slots=True)
 class Version:
     """major.minor.revision+build; the build number does not count in comparisons of order."""
@@ -37,24 +35,39 @@ class Version:
     @classmethod
     def parse(cls, text: str) -> "Version":
         """Read "1.2.3" or "1.2.3+4"; LocalOtaError when it is neither."""
-        head, _, build = text.partition("+")
-        parts = [*head.split("."), build or "0"]
+        head, plus, build = text.partition("+")
+        parts = [*head.split("."), build if plus else "0"]
         limits = (255, 255, 65535, 2**32 - 1)
         numbers = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) <= 10]
         if len(parts) != 4 or len(numbers) != 4 or any(map(int.__gt__, numbers, limits)):
             raise LocalOtaError(f"{text!r} is no version", reason="version", advice="write 1.2.3 or 1.2.3+4")
         return cls(*numbers)
 
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """What counts when two versions are compared (MCUboot without build numbers)."""
+        return self.major, self.minor, self.revision
+
     def __lt__(self, other: "Version") -> bool:
-        return (self.major, self.minor, self.revision) < (other.major, other.minor, other.revision)
+        return self.rank < other.rank
+
+    def __le__(self, other: "Version") -> bool:
+        return self.rank <= other.rank
+
+    def __gt__(self, other: "Version") -> bool:
+        return self.rank > other.rank
+
+    def __ge__(self, other: "Version") -> bool:
+        return self.rank >= other.rank
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}.{self.revision}" + (f"+{self.build}" if self.build else "")
 
-# %% ../nbs/10_image.ipynb #acb6666e
+# %% ../nbs/10_image.ipynb #79a16b19
 HEADER = struct.Struct("<IIHHIIBBHII")
 MAGIC, TLV_MAGIC, PROTECTED_MAGIC = 0x96F3B83D, 0x6907, 0x6908
-SHA256_TLV, KEYHASH_TLV, ECDSA_TLV, SEC_CNT_TLV, DEPENDENCY_TLV = 0x10, 0x01, 0x22, 0x50, 0x40
+SHA256_TLV, KEYHASH_TLV, ECDSA_TLV, SEC_CNT_TLV = 0x10, 0x01, 0x22, 0x50
+REFUSED_FLAGS = 0x004 | 0x008 | 0x200 | 0x400 | 0x800  # Encrypted with AES-128 or AES-256; compressed in three ways
 
 # %% ../nbs/10_image.ipynb #20f2e667
 @dataclass(frozen=True, slots=True)
@@ -169,7 +182,7 @@ def _key_hash(key: ec.EllipticCurvePublicKey) -> bytes:
     """SHA-256 of the key's DER SubjectPublicKeyInfo: how an image names the key that signed it."""
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
-# %% ../nbs/10_image.ipynb #b15fa5c0
+# %% ../nbs/10_image.ipynb #d1578c4f
 def make_image(
     payload: bytes,  # The program
     version: Version,
@@ -181,6 +194,7 @@ def make_image(
     """Make an image as `imgtool sign` does; the same arguments give the same bytes. LocalOtaError for what cannot be."""
     if not 32 <= header_size <= 0xFFFF or not 0 <= (security_counter or 0) <= 0xFFFFFFFF:
         raise LocalOtaError("header size or security counter is out of range", reason="image", advice="take 32 to 65535")
+    Version.parse(str(version))  # LocalOtaError where a number does not fit the header
     if key is not None and not isinstance(key.curve, ec.SECP256R1):
         raise LocalOtaError(f"an image key on the curve {key.curve.name}", reason="key-type", advice="take P-256")
     entries = b"" if security_counter is None else Tlv(SEC_CNT_TLV, struct.pack("<I", security_counter)).to_bytes()
@@ -208,7 +222,17 @@ def parse_image(
     payload = _exactly(read, header.header_size, header.payload_size)
     return Image(header, payload, tuple(_area(read, *protected)), tuple(_area(read, *others)))
 
-# %% ../nbs/10_image.ipynb #1232d639
+# %% ../nbs/10_image.ipynb #480db00e
+def _without_padding(
+    signature: bytes,  # DER, perhaps with zeros behind it; at most 128 bytes (MCUboot)
+) -> bytes:
+    """The signature alone; RemoteOtaError where it is too long."""
+    if len(signature) > 128:
+        raise RemoteOtaError(f"a signature of {len(signature)} bytes", reason="image-tlv")
+    end = 2 + signature[1] if len(signature) > 1 else 0
+    return signature if signature[end:].strip(b"\0") else signature[:end]
+
+# %% ../nbs/10_image.ipynb #73cd44aa
 def _signed(tlvs: Sequence[Tlv], digest: bytes, keys: Sequence[ec.EllipticCurvePublicKey]) -> bool:
     """Is the last signature by a known key good? RemoteOtaError where the digest is wrong."""
     hashed, good, key = False, False, None
@@ -223,7 +247,7 @@ def _signed(tlvs: Sequence[Tlv], digest: bytes, keys: Sequence[ec.EllipticCurveP
             key = next((k for k in keys if _key_hash(k).startswith(tlv.data)), None)
         elif tlv.kind == ECDSA_TLV and key is not None:
             try:
-                key.verify(tlv.data, digest, ec.ECDSA(Prehashed(SHA256())))
+                key.verify(_without_padding(tlv.data), digest, ec.ECDSA(Prehashed(SHA256())))
                 good = True
             except InvalidSignature:
                 good = False
@@ -238,7 +262,7 @@ def _digest(read: Read, size: int, piece: int = 65536) -> bytes:
         digest.update(_exactly(read, offset, min(piece, size - offset)))
     return digest.digest()
 
-# %% ../nbs/10_image.ipynb #4682c64f
+# %% ../nbs/10_image.ipynb #af04797d
 def validate_image(
     read: Read,  # (offset, length) in the slot
     slot_size: int,  # Bytes
@@ -252,11 +276,12 @@ def validate_image(
     covered = header.header_size + header.payload_size + header.protected_size
     if covered + 4 >= slot_size:
         raise RemoteOtaError("the image is larger than its slot", reason="image-size")
-    if header.flags & 0x70C:
+    if header.flags & REFUSED_FLAGS:
         raise RemoteOtaError("the image is encrypted or compressed", reason="image-flags")
-    _, (start, end) = tlv_areas(read, header)
+    protected, (start, end) = tlv_areas(read, header)
     if end > max_size:
         raise RemoteOtaError(f"the image has {end} bytes, and {max_size} are allowed", reason="image-size")
-    if not _signed(tuple(_area(read, start, end)), _digest(read, covered), keys):
+    tlvs = (*_area(read, *protected), *_area(read, start, end))
+    if not _signed(tlvs, _digest(read, covered), keys):
         raise RemoteOtaError("no known key signed the image", reason="image-signature", advice="sign it with a key the device knows")
     return header

@@ -1,13 +1,18 @@
 """Images against imgtool and MCUboot's recorded ones, against every bit flip, and against arbitrary bytes."""
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -19,7 +24,7 @@ from hypothesis import strategies as st
 
 from coreota.check import failure
 from coreota.errors import LocalOtaError, RemoteOtaError
-from coreota.image import ImageHeader, Version, make_image, parse_image, validate_image
+from coreota.image import ImageHeader, Tlv, Version, make_image, parse_image, validate_image
 
 IMGTOOL = str(Path(sys.executable).with_name("imgtool"))
 TEST_KEY = ec.derive_private_key(2026, ec.SECP256R1())
@@ -72,8 +77,8 @@ def test_imgtool_verifies_ours(
 
 @pytest.mark.parametrize(
     "extra",
-    [[], ["-s", "5"], ["-d", "(0, 1.0.0+0)"], ["-s", "5", "--custom-tlv", "0x00a0", "0x11223344"]],
-    ids=["plain", "counter", "dependency", "custom"],
+    [[], ["--pad-sig"], ["-s", "5"], ["-d", "(0, 1.0.0+0)"], ["-s", "5", "--custom-tlv", "0x00a0", "0x11223344"]],
+    ids=["plain", "padded-signature", "counter", "dependency", "custom"],
 )
 def test_we_take_imgtools(extra: list[str], tmp_path: Path, key_file: Path) -> None:
     """What imgtool signs, we accept, and read."""
@@ -86,7 +91,7 @@ def test_we_take_imgtools(extra: list[str], tmp_path: Path, key_file: Path) -> N
     assert refusal(image) is None
     parsed = parse_image(image)
     assert (parsed.payload, parsed.header.version) == (payload, Version(2, 1, 0, 3))
-    assert bool(parsed.protected) == bool(extra)
+    assert bool(parsed.protected) == bool(extra and extra != ["--pad-sig"])
 
 
 def test_every_bit_counts() -> None:
@@ -145,7 +150,20 @@ def test_round_trip(payload: bytes, major: int, revision: int, header_size: int)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "1.2", "1.2.3.4", "v1.2.3", "1.2.-3", "256.0.0", "1.0.65536", "1.2.3+x", "٣.0.0", "9" * 5000 + ".0.0"],
+    [
+        "",
+        "1",
+        "1.2",
+        "1.2.3.4",
+        "v1.2.3",
+        "1.2.-3",
+        "256.0.0",
+        "1.0.65536",
+        "1.2.3+x",
+        "1.2.3+",
+        "٣.0.0",
+        "9" * 5000 + ".0.0",
+    ],
 )
 def test_no_versions(text: str) -> None:
     """What is no version is said to be none."""
@@ -158,4 +176,45 @@ def test_refused_arguments() -> None:
     with pytest.raises(LocalOtaError):
         make_image(b"", Version(1), header_size=16)
     with pytest.raises(LocalOtaError):
+        make_image(b"", Version(300))
+    with pytest.raises(LocalOtaError):
         make_image(b"", Version(1), key=ec.derive_private_key(1, ec.SECP384R1()))
+
+
+def resigned(image: bytes, flags: int = 0, protected: bytes = b"") -> bytes:
+    """The image with other flags or protected TLVs, hashed and signed again as a good signer would."""
+    parsed = parse_image(image)
+    area = struct.pack("<HH", 0x6908, 4 + len(protected)) + protected if protected else b""
+    header = replace(parsed.header, flags=flags, protected_size=len(area))
+    covered = header.to_bytes() + parsed.payload + area
+    digest = sha256(covered).digest()
+    signature = TEST_KEY.sign(digest, ec.ECDSA(Prehashed(SHA256())))
+    key_hash = next(tlv for tlv in parsed.tlvs if tlv.kind == 0x01)
+    tlvs = b"".join(tlv.to_bytes() for tlv in (Tlv(0x10, digest), key_hash, Tlv(0x22, signature)))
+    return covered + struct.pack("<HH", 0x6907, 4 + len(tlvs)) + tlvs
+
+
+@pytest.mark.parametrize("flag", [0x004, 0x008, 0x200, 0x400, 0x800])
+def test_encrypted_and_compressed_images_are_refused(flag: int) -> None:
+    """However well signed: this bootloader cannot run them."""
+    assert refusal(resigned(make_image(b"payload", Version(1), key=TEST_KEY), flags=flag)) == "image-flags"
+
+
+def test_rom_fixed_images_are_taken() -> None:
+    """A flag of no concern here."""
+    assert refusal(resigned(make_image(b"payload", Version(1), key=TEST_KEY), flags=0x100)) is None
+
+
+def test_a_wrong_digest_in_the_protected_area_counts() -> None:
+    """Protected TLVs are walked too (MCUboot: every TLV, in order)."""
+    image = make_image(b"payload", Version(1), key=TEST_KEY)
+    assert refusal(resigned(image, protected=Tlv(0xA0, b"own").to_bytes())) is None
+    assert refusal(resigned(image, protected=Tlv(0x10, bytes(32)).to_bytes())) == "image-digest"
+
+
+def test_order_of_versions() -> None:
+    """Build numbers make neither older nor newer, whichever way it is asked."""
+    one, two = Version.parse("1.0.0+1"), Version.parse("1.0.0+2")
+    assert (one < two, one > two, one <= two, one >= two, one == two) == (False, False, True, True, False)
+    older, newer = Version.parse("1.9.0"), Version.parse("1.10.0")
+    assert (older < newer, older > newer, older <= newer, older >= newer) == (True, False, True, False)
