@@ -60,7 +60,7 @@ def pack_bits(
         bits |= 1 << (number - offset)
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
-# %% ../nbs/04_blocks.ipynb #af872077
+# %% ../nbs/04_blocks.ipynb #47f499fa
 class Bitmap:
     """Which blocks are missing, one bit each, least significant bit first."""
 
@@ -87,6 +87,16 @@ class Bitmap:
         if index in self:
             self._bits[index >> 3] &= ~(1 << (index & 7))
             self.remaining -= 1
+
+    def set(self, index: int) -> None:
+        """The block is missing again; raises LocalOtaError where there is no such block."""
+        if not 0 <= index < self.count:
+            what = f"there is no block {index} of {self.count}"
+            raise LocalOtaError(what, reason="block-index", advice="blocks are counted from 0")
+        if index not in self:
+            self._bits[index >> 3] |= 1 << (index & 7)
+            self.remaining += 1
+            self._low = min(self._low, index)
 
     def first(self) -> int | None:
         """The first missing block; None: nothing is missing."""

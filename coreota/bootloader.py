@@ -6,7 +6,7 @@
 __all__ = ['BootResult', 'boot_story', 'Bootloader', 'runs_on_trial', 'sectors_to_prepare', 'stored_images', 'McubootBootloader',
            'BootConfig', 'BootMode', 'DowngradePolicy']
 
-# %% ../nbs/11_bootloader.ipynb #9a878df4
+# %% ../nbs/11_bootloader.ipynb #3e726b4e
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +18,7 @@ from coreota.boot import (
 )
 from .errors import LocalOtaError, RemoteOtaError
 from .flash import BytesLike, Flash, padded, sectors
-from .image import Version
+from .image import HEADER, ImageHeader, Version
 from .swap import slot_kinds, stored_size
 from .trailer import Flag, Magic, Slot, SwapType, TrailerLayout, TrailerState, set_confirmed, set_pending
 from .viz import Svg, flash_strip
@@ -117,7 +117,7 @@ def stored_images(
             images[f"{name} ({slot.name})" if name in images else name] = slot.read(0, stored_size(slot.read))
     return images
 
-# %% ../nbs/11_bootloader.ipynb #6f6371c4
+# %% ../nbs/11_bootloader.ipynb #8883a885
 class McubootBootloader:
     """A Bootloader that leaves the same bytes on flash as MCUboot."""
 
@@ -202,6 +202,17 @@ class McubootBootloader:
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of what was stored."""
         return self.update_slot.read(offset, length)
+
+    def discard(self, offset: int, length: int) -> tuple[int, int]:
+        """Erase the sectors that hold these bytes of what was stored; the start and end of what was erased."""
+        slot, touched = self.update_slot, sectors(offset, length, self.config.sector_size)
+        for number in touched:
+            slot.erase(number * slot.sector_size)
+        return touched.start * slot.sector_size, touched.stop * slot.sector_size
+
+    def preview(self) -> Version:
+        """The version that the first bytes claim, unproven yet; RemoteOtaError where no image begins so."""
+        return ImageHeader.parse(self.update_slot.read(0, HEADER.size)).version
 
     def candidate(self) -> Version:
         """The version of the stored image; RemoteOtaError where it may not run here."""
