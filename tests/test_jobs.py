@@ -512,10 +512,22 @@ def test_attempts_at_exact_times() -> None:
         assert published(handler, timer - 0.001) == []
         now = timer
         handler.handle_timer(now)
-    assert sent == [(4.0 + 10 * n, [Message(f"{PREFIX}/start-next", b'{"clientToken":"1"}')]) for n in range(5)]
-    assert now == 54.0
+    times = [4.0, 14.0, 34.0, 74.0, 154.0]
+    assert sent == [(time, [Message(f"{PREFIX}/start-next", b'{"clientToken":"1"}')]) for time in times]
+    assert now == 4.0 + 310.0
     assert events(handler) == [RequestUnanswered("start-next", None, "1", 5)]
     assert handler.get_timer() is None
+
+
+def test_the_wait_stops_doubling() -> None:
+    handler = JobsHandler("pump-7", request_timeout=100.0, max_attempts=6)
+    handler.start_next(0.0)
+    now, times = 0.0, []
+    while published(handler, now):
+        times.append(now)
+        now = handler.get_timer() or 0.0
+        handler.handle_timer(now)
+    assert [*times, now] == [0.0, 100.0, 300.0, 600.0, 900.0, 1200.0, 1500.0]
 
 
 def test_each_request_has_its_own_clock() -> None:
@@ -537,7 +549,7 @@ def test_a_late_alarm_does_not_flood() -> None:
     asked(handler, 0.0)
     handler.handle_timer(1000.0)
     assert len(published(handler, 1000.0)) == 1
-    assert handler.get_timer() == 1010.0
+    assert handler.get_timer() == 1020.0
 
 
 def test_an_alarm_heard_twice_asks_once() -> None:
@@ -548,7 +560,7 @@ def test_an_alarm_heard_twice_asks_once() -> None:
     assert handler.get_timer() is None  # it waits to be sent
     handler.handle_timer(10.0)
     assert len(published(handler, 11.0)) == 1
-    assert handler.get_timer() == 21.0
+    assert handler.get_timer() == 31.0
 
 
 def test_throttled_requests_are_asked_again_in_time() -> None:
