@@ -5,49 +5,77 @@
 # %% auto #0
 __all__ = ['RANGES', 'OtaConfig']
 
-# %% ../nbs/13b_config.ipynb #b7e2fdaf
+# %% ../nbs/13b_config.ipynb #4668164f
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
 
 from .blocks import MAX_BLOCK, MAX_REQUEST, MIN_BLOCK
 from .downloader import DownloadConfig
 from .errors import LocalOtaError
 
-# %% ../nbs/13b_config.ipynb #4fc8d5d1
+# %% ../nbs/13b_config.ipynb #d8744488
 RANGES: Mapping[str, tuple[float, float]] = {
     "block_size": (MIN_BLOCK, MAX_BLOCK),
     "blocks_per_request": (1, MAX_REQUEST // MIN_BLOCK),
     "pool_blocks": (1, 4096),
     "request_timeout": (0.1, 3600.0),
+    "request_attempts": (1, 100),
+    "poll_interval": (1.0, 604_800.0),
     "block_timeout": (0.01, 3600.0),
     "momentum": (1, 1000),
+    "slowest_rate": (0, 1_000_000),
+    "rate_period": (1.0, 86_400.0),
     "status_every": (1, 1_000_000),
-    "self_test_timeout": (1.0, 86400.0),
+    "status_interval": (0.0, 3600.0),
+    "self_test_timeout": (1.0, 86_400.0),
+    "max_trials": (1, 100),
 }
 
-# %% ../nbs/13b_config.ipynb #e56482f4
+# %% ../nbs/13b_config.ipynb #6ed326e5
+def _check_number(name: str, value: object, whole: bool) -> None:
+    """LocalOtaError where it is out of its range, or no number."""
+    low, high = RANGES[name]
+    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:  # type: ignore[operator]
+        advice = f"take {low:.10g} to {high:.10g}{', a whole number' if whole else ''}"
+        raise LocalOtaError(f"{name} is {value!r}", reason="config", advice=advice)
+
+# %% ../nbs/13b_config.ipynb #b6d93be3
 @dataclass(frozen=True, slots=True)
 class OtaConfig:
     """How a device updates itself; each value is checked against its range when the object is made."""
 
     codec: str = "cbor"  # How stream messages are written: "cbor" or "json"
+    protocols: tuple[str, ...] = ("MQTT", "HTTP")  # Which of those that a job offers are taken, the preferred one first
     block_size: int = 4096  # Bytes in a block, 256 to 131072, a multiple of the flash's write size
     blocks_per_request: int = 32  # Blocks asked for at once, 1 to 512; fewer where 128 KiB or the pool allow no more
     pool_blocks: int = 32  # Buffers in the memory pool, 1 to 4096, each of block_size bytes
-    request_timeout: float = 10.0  # Seconds until a Jobs request is sent again, 0.1 to 3600
+    request_timeout: float = 10.0  # Seconds until a Jobs request is sent again, 0.1 to 3600; doubles with each attempt
+    request_attempts: int = 5  # How often a Jobs request is sent before it counts as unanswered, 1 to 100
+    poll_interval: float = 3600.0  # Seconds without a notification until the device asks by itself, 1 to 604800
     block_timeout: float = 2.0  # Seconds without a block until missing ones are asked for again, 0.01 to 3600; doubles to 30
     momentum: int = 32  # Block requests in a row that may stay unanswered, 1 to 1000; more: the download fails
+    slowest_rate: int = 10  # Bytes a second that a download must bring on average over rate_period, 0 to 1000000; 0: any
+    rate_period: float = 1800.0  # Seconds over which the rate is looked at, 1 to 86400
     status_every: int = 64  # Blocks between two progress reports, 1 to 1000000
+    status_interval: float = 1.0  # Seconds between two progress reports at least, 0 to 3600
     self_test_timeout: float = 16.0  # Seconds that an image on trial has, from its boot to its confirmation, 1 to 86400
+    max_trials: int = 2  # Trials of one image, 1 to 100, where a loss of power may have ended the one before
     allow_downgrade: bool = False  # Take an image that is older than the running one?
 
     def __post_init__(self) -> None:
         if self.codec not in ("cbor", "json"):
             raise LocalOtaError(f"there is no codec {self.codec!r}", reason="config", advice="take 'cbor' or 'json'")
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise LocalOtaError(f"{name} is {value!r}", reason="config", advice=f"take {low:g} to {high:g}")
+        if isinstance(self.protocols, str) or not self.protocols or not all(isinstance(p, str) for p in self.protocols):
+            raise LocalOtaError(f"protocols is {self.protocols!r}", reason="config", advice="give at least one name")
+        if not isinstance(self.allow_downgrade, bool):
+            raise LocalOtaError(f"allow_downgrade is {self.allow_downgrade!r}", reason="config", advice="take true or false")
+        for field in fields(self):
+            if field.name in RANGES:
+                _check_number(field.name, getattr(self, field.name), whole=isinstance(field.default, int))
 
     @property
     def download(self) -> DownloadConfig:
@@ -58,3 +86,33 @@ class OtaConfig:
             request_timeout=self.block_timeout,
             momentum=self.momentum,
         )
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Mapping[str, Any],  # Names and values, as TOML or JSON have them
+    ) -> "OtaConfig":
+        """A configuration out of a file; LocalOtaError names what is wrong, and for a misspelt name the likely one."""
+        names = [field.name for field in fields(cls)]
+        for name in table:
+            if name not in names:
+                near = get_close_matches(name, names, 1)
+                advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+                raise LocalOtaError(f"there is no setting {name!r}", reason="config", advice=advice)
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+        return cls(**values)
+
+    @classmethod
+    def from_toml(
+        cls,
+        text: str,  # A TOML document
+        table: str = "ota",  # The table in it that is meant; none: the defaults
+    ) -> "OtaConfig":
+        """A configuration out of a TOML document; LocalOtaError where that is none, or something in it is wrong."""
+        try:
+            found = tomllib.loads(text).get(table, {})
+        except tomllib.TOMLDecodeError as error:
+            raise LocalOtaError(f"the configuration is no TOML: {error}", reason="config", advice="see toml.io") from error
+        if not isinstance(found, dict):
+            raise LocalOtaError(f"{table} is no table", reason="config", advice=f"write [{table}] on a line of its own")
+        return cls.from_table(found)
