@@ -117,7 +117,7 @@ def stored_images(
             images[f"{name} ({slot.name})" if name in images else name] = slot.read(0, stored_size(slot.read))
     return images
 
-# %% ../nbs/11_bootloader.ipynb #8883a885
+# %% ../nbs/11_bootloader.ipynb #6b388b8b
 class McubootBootloader:
     """A Bootloader that leaves the same bytes on flash as MCUboot."""
 
@@ -203,12 +203,15 @@ class McubootBootloader:
         """Bytes of what was stored."""
         return self.update_slot.read(offset, length)
 
-    def discard(self, offset: int, length: int) -> tuple[int, int]:
-        """Erase the sectors that hold these bytes of what was stored; the start and end of what was erased."""
-        slot, touched = self.update_slot, sectors(offset, length, self.config.sector_size)
-        for number in touched:
-            slot.erase(number * slot.sector_size)
-        return touched.start * slot.sector_size, touched.stop * slot.sector_size
+    @property
+    def erase_unit(self) -> int:
+        """Bytes that are erased together: a sector."""
+        return self.config.sector_size
+
+    def discard(self, offset: int, length: int) -> None:
+        """Erase a part of what was stored; both numbers are multiples of `erase_unit`."""
+        for start in range(offset, offset + length, self.erase_unit):
+            self.update_slot.erase(start)
 
     def preview(self) -> Version:
         """The version that the first bytes claim, unproven yet; RemoteOtaError where no image begins so."""
@@ -222,8 +225,20 @@ class McubootBootloader:
         return header.version
 
     def activate(self, *, permanent: bool = False) -> None:
-        """Ask for a trial at the next boot, or for an update for good; LocalOtaError where the trailer is damaged."""
+        """Ask for a trial at the next boot, or for an update for good; an earlier request that was torn is erased first."""
+        if self.update_slot.trailer().magic is Magic.BAD:
+            self._erase_trailer(self.update_slot)
         set_pending(self.update_slot, permanent)
+
+    def _erase_trailer(self, slot: Slot) -> None:
+        """Make a torn trailer writable again; what an image has in the same sectors is put back."""
+        end = stored_size(slot.read)
+        for number in reversed(slot.layout.sectors):
+            start = number * slot.sector_size
+            image = slot.read(start, max(0, min(end - start, slot.sector_size)))
+            slot.erase(start)
+            if image:
+                slot.write(start, padded(image, self.config.write_align))
 
     def confirm(self) -> None:
         """Keep the running image; LocalOtaError where the trailer is damaged."""

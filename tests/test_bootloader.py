@@ -180,11 +180,24 @@ def test_a_device_without_an_image_says_so() -> None:
     assert boot_story(result) == f"nothing boots: {result.reason}"
 
 
-def test_a_damaged_trailer_takes_no_request() -> None:
-    flash, bootloader = device()
+@pytest.mark.parametrize(("mode", "size"), [(BootMode.SWAP_MOVE, 9000), (BootMode.OVERWRITE, 31_000)])
+def test_a_torn_request_is_erased_and_made_again(mode: BootMode, size: int) -> None:
+    """Also where the image reaches into the sectors of the trailer: it is whole afterwards, and gets its trial."""
+    image = firmware("2.0.0", size)
+    flash, bootloader = device(config=BootConfig(mode=mode))
+    store(bootloader, image)
     flash.write(2 * SLOT - 8, b"rubbish!")
+    bootloader.activate()
+    assert bootloader.read(0, len(image)) == image
+    assert str(bootloader.boot().version) == "2.0.0"
+
+
+def test_a_damaged_trailer_takes_no_confirmation() -> None:
+    """As in C: the call that the application makes says so."""
+    flash, bootloader = device()
+    flash.write(SLOT - 8, b"rubbish!")
     with pytest.raises(LocalOtaError) as caught:
-        bootloader.activate()
+        bootloader.confirm()
     assert caught.value.reason == "trailer-damaged"
 
 

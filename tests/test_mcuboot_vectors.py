@@ -16,7 +16,7 @@ from coreota.bootloader import BootResult, McubootBootloader
 from coreota.errors import LocalOtaError
 from coreota.flash import FlashRecorder, NorFlash, PowerCut
 from coreota.image import Version
-from coreota.trailer import Slot, set_confirmed, swap_type
+from coreota.trailer import Slot, set_confirmed, set_pending, swap_type
 
 DATA = Path(__file__).parent / "data" / "mcuboot"
 MANIFEST: dict[str, Any] = json.loads((DATA / "manifest.json").read_text())
@@ -67,7 +67,7 @@ def call(command: list[str], flash: NorFlash, bootloader: McubootBootloader) -> 
     """Make the call of a vector; MCUboot's return code (None: power was cut) and what a boot gave."""
     if command[0] == "--set-pending":
         try:
-            bootloader.activate(permanent="permanent" in command)
+            set_pending(bootloader.update_slot, "permanent" in command)
         except LocalOtaError:
             return 3, None
         return 0, None
