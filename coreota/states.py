@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSITIONS', 'OrchestratorEvent', 'State', 'Trigger', 'version_code', 'Start', 'judge_start', 'judge_version',
-           'StateChanged', 'UpdateStarted', 'Progress', 'UpdateVerified', 'JobFinished', 'RebootRequired']
+           'StateChanged', 'UpdateStarted', 'Progress', 'UpdateVerified', 'JobFinished', 'RebootRequired',
+           'UpdateDeferred', 'RequestRefused']
 
 # %% ../nbs/13c_states.ipynb #c4cd8fe4
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,14 @@ from .image import Version
 from .jobmessages import JobStatus
 from .parser import OtaFile
 
-# %% ../nbs/13c_states.ipynb #7d214e38
+# %% ../nbs/13c_states.ipynb #c3bacd09
 class State(StrEnum):
     """What the device is waiting for."""
 
     OFFLINE = "offline"  # the link
     REQUESTING_JOB = "requesting job"  # the answer to start-next
-    WAITING_FOR_JOB = "waiting for job"  # a notification
+    WAITING_FOR_JOB = "waiting for job"  # a notification, or the next time to ask without one
+    DEFERRED = "deferred"  # a better moment for the job at hand
     DOWNLOADING = "downloading"  # blocks
     ACTIVATING = "activating"  # the provider's acknowledgement that the image is ready for its trial
     SELF_TESTING = "self-testing"  # the acknowledgement that the trial has begun
@@ -31,8 +33,9 @@ class State(StrEnum):
     REPORTING = "reporting"  # the acknowledgement of the job's final status
     REBOOTING = "rebooting"  # the reset: this orchestrator is done, the next one begins after it
     SUSPENDED = "suspended"  # its user's resume()
+    STOPPED = "stopped"  # nothing any more
 
-# %% ../nbs/13c_states.ipynb #fc883a78
+# %% ../nbs/13c_states.ipynb #481619e7
 class Trigger(StrEnum):
     """What happened."""
 
@@ -41,6 +44,7 @@ class Trigger(StrEnum):
     NOTHING_PENDING = "nothing pending"
     JOB_NOTIFIED = "job notified"
     UPDATE_STARTED = "update started"
+    UPDATE_DEFERRED = "update deferred"
     TRIAL_FOUND = "trial found"
     JOB_DECIDED = "job decided"
     JOB_REPLACED = "job replaced"
@@ -52,10 +56,12 @@ class Trigger(StrEnum):
     TRIAL_EXPIRED = "trial expired"
     UNASKED_TRIAL = "unasked trial"
     ASK_AGAIN = "ask again"
+    ABORT = "abort"
     SUSPEND = "suspend"
     RESUME = "resume"
+    SHUTDOWN = "shutdown"
 
-# %% ../nbs/13c_states.ipynb #a203033d
+# %% ../nbs/13c_states.ipynb #405ace2e
 def _table() -> Iterator[tuple[State, Trigger, State]]:
     S, T = State, Trigger
     yield S.OFFLINE, T.CONNECTED, S.REQUESTING_JOB
@@ -66,29 +72,40 @@ def _table() -> Iterator[tuple[State, Trigger, State]]:
     yield S.REQUESTING_JOB, T.JOB_DECIDED, S.REPORTING
     yield S.REQUESTING_JOB, T.TRIAL_FAILED, S.ROLLING_BACK
     yield S.REQUESTING_JOB, T.UNASKED_TRIAL, S.REBOOTING
+    yield S.REQUESTING_JOB, T.UPDATE_DEFERRED, S.DEFERRED
     yield S.REQUESTING_JOB, T.ASK_AGAIN, S.REQUESTING_JOB
     yield S.WAITING_FOR_JOB, T.JOB_NOTIFIED, S.REQUESTING_JOB
+    yield S.WAITING_FOR_JOB, T.ASK_AGAIN, S.REQUESTING_JOB
+    yield S.DEFERRED, T.ASK_AGAIN, S.REQUESTING_JOB
+    yield S.DEFERRED, T.JOB_REPLACED, S.REQUESTING_JOB
+    yield S.DEFERRED, T.ABORT, S.REPORTING
     yield S.DOWNLOADING, T.VERIFIED, S.ACTIVATING
     yield S.DOWNLOADING, T.JOB_DECIDED, S.REPORTING
     yield S.DOWNLOADING, T.JOB_REPLACED, S.REQUESTING_JOB
+    yield S.DOWNLOADING, T.ASK_AGAIN, S.REQUESTING_JOB
+    yield S.DOWNLOADING, T.ABORT, S.REPORTING
     yield S.ACTIVATING, T.REPORTED, S.REBOOTING
     yield S.ACTIVATING, T.JOB_DECIDED, S.REPORTING
     yield S.ACTIVATING, T.REPORT_REFUSED, S.REQUESTING_JOB
+    yield S.ACTIVATING, T.ABORT, S.REPORTING
     yield S.SELF_TESTING, T.JOB_DECIDED, S.REPORTING
     yield S.SELF_TESTING, T.TRIAL_FAILED, S.ROLLING_BACK
     yield S.SELF_TESTING, T.REPORT_REFUSED, S.REBOOTING
+    yield S.SELF_TESTING, T.ABORT, S.ROLLING_BACK
     yield S.ROLLING_BACK, T.REPORTED, S.REBOOTING
     yield S.ROLLING_BACK, T.REPORT_REFUSED, S.REBOOTING
     yield S.REPORTING, T.REPORTED, S.REQUESTING_JOB
     yield S.REPORTING, T.REPORT_REFUSED, S.REQUESTING_JOB
     yield S.SUSPENDED, T.RESUME, S.OFFLINE
     for state in S:
-        if state not in (S.OFFLINE, S.REBOOTING, S.SUSPENDED):
-            yield state, T.DISCONNECTED, S.OFFLINE
-        if state is not S.REBOOTING:
-            yield state, T.TRIAL_EXPIRED, S.REBOOTING
-        if state not in (S.REBOOTING, S.SUSPENDED):
+        if state in (S.REBOOTING, S.STOPPED):
+            continue
+        yield state, T.TRIAL_EXPIRED, S.REBOOTING
+        yield state, T.SHUTDOWN, S.STOPPED
+        if state is not S.SUSPENDED:
             yield state, T.SUSPEND, S.SUSPENDED
+            if state is not S.OFFLINE:
+                yield state, T.DISCONNECTED, S.OFFLINE
 
 # %% ../nbs/13c_states.ipynb #d4d31f75
 TRANSITIONS: Mapping[tuple[State, Trigger], State] = {(source, trigger): target for source, trigger, target in _table()}
@@ -100,7 +117,7 @@ def version_code(
     """The version as dashboards parse it from `updatedBy`."""
     return f"0x{version.major << 24 | version.minor << 16 | version.revision:08x}"
 
-# %% ../nbs/13c_states.ipynb #1bfe0af6
+# %% ../nbs/13c_states.ipynb #517f2f92
 class Start(StrEnum):
     """What to do with a job that start-next handed out."""
 
@@ -108,16 +125,18 @@ class Start(StrEnum):
     SELF_TEST = "self-test"
     CONFIRMED = "confirmed"
     ROLL_BACK = "roll back"
+    TRY_AGAIN = "try again"
     STATE_MISMATCH = "image-state-mismatch"
     SAME_FIRMWARE = "same-version"
     DOWNGRADE = "downgrade"
 
-# %% ../nbs/13c_states.ipynb #85c2a45b
+# %% ../nbs/13c_states.ipynb #79b23f3e
 def judge_start(
     details: Mapping[str, str],  # The job execution's statusDetails
     running: Version,  # The version that runs
     on_trial: bool,  # What the bootloader says of it
     allow_downgrade: bool = False,  # As configured
+    may_try: bool = False,  # The journal has the job's file whole, and it had fewer trials than it may have
 ) -> Start:
     """Hold what the job says against what the bootloader says."""
     if details.get("self_test") not in ("ready", "active"):
@@ -128,17 +147,19 @@ def judge_start(
     if on_trial:
         return Start.DOWNGRADE if before > now and not allow_downgrade else Start.SELF_TEST
     changed = before != now if allow_downgrade else before < now
-    return Start.CONFIRMED if before and changed else Start.STATE_MISMATCH
+    if before and changed:
+        return Start.CONFIRMED
+    return Start.TRY_AGAIN if may_try and before == now else Start.STATE_MISMATCH
 
-# %% ../nbs/13c_states.ipynb #fe72356c
+# %% ../nbs/13c_states.ipynb #019ac06e
 def judge_version(
     offered: Version,  # The version of the image in the update slot
     running: Version,  # The version that runs
     allow_downgrade: bool = False,  # As configured
 ) -> None:
     """Refuse an image that is not newer: RemoteOtaError with reason same-version or downgrade."""
-    if offered == running:
-        raise RemoteOtaError(f"version {offered} is running already", reason="same-version", advice="offer a newer one")
+    if offered.rank == running.rank:
+        raise RemoteOtaError(f"version {running} is running already", reason="same-version", advice="offer a newer one")
     if offered < running and not allow_downgrade:
         raise RemoteOtaError(
             f"version {offered} is older than {running}, which runs", reason="downgrade", advice="offer a newer one"
@@ -171,13 +192,13 @@ class Progress:
     received: int  # Blocks in flash
     total: int  # Blocks of the file
 
-# %% ../nbs/13c_states.ipynb #98eeec95
+# %% ../nbs/13c_states.ipynb #8b0c6581
 @dataclass(frozen=True, slots=True)
 class UpdateVerified:
-    """The whole file is in flash and is what the job's signature promised."""
+    """All files of the job are in flash and are what its signatures promised."""
 
     job_id: str
-    version: Version
+    version: Version | None  # Of the firmware; None: the job brings none
 
 # %% ../nbs/13c_states.ipynb #bbea0620
 @dataclass(frozen=True, slots=True)
@@ -196,5 +217,25 @@ class RebootRequired:
 
     reason: str
 
-# %% ../nbs/13c_states.ipynb #33fd01de
-OrchestratorEvent: TypeAlias = StateChanged | UpdateStarted | Progress | UpdateVerified | JobFinished | RebootRequired
+# %% ../nbs/13c_states.ipynb #e014e564
+@dataclass(frozen=True, slots=True)
+class UpdateDeferred:
+    """The policy wants to be asked again later."""
+
+    job_id: str
+    until: float  # Seconds, on the scale of `now`
+    reason: str
+
+# %% ../nbs/13c_states.ipynb #9a2ff24b
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """The provider refused a Jobs request, and these are its words."""
+
+    request: str  # start-next, get, describe or update
+    code: str  # Such as InvalidStateTransition
+    message: str
+
+# %% ../nbs/13c_states.ipynb #ea85e048
+OrchestratorEvent: TypeAlias = (
+    StateChanged | UpdateStarted | UpdateDeferred | Progress | UpdateVerified | JobFinished | RequestRefused | RebootRequired
+)

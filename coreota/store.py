@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Place', 'Store', 'Resumable', 'Previewable', 'label', 'read_label', 'FlashStore']
 
-# %% ../nbs/11b_store.ipynb #321a5544
+# %% ../nbs/11b_store.ipynb #de291e6b
 import struct
 from hashlib import sha256
 from typing import Protocol, runtime_checkable
 from zlib import crc32
 
 from .errors import LocalOtaError
-from .flash import BytesLike, Flash, FlashArea, padded, sectors
+from .flash import BytesLike, Flash, FlashArea, padded
 from .image import Version
 from .parser import OtaFile
 
@@ -43,17 +43,21 @@ class Store(Place, Protocol):
     def holds(self, file: OtaFile) -> bool:
         """Is it this very file that counts?"""
 
-# %% ../nbs/11b_store.ipynb #559d02fc
+# %% ../nbs/11b_store.ipynb #e5b5849e
 @runtime_checkable
-class Resumable(Protocol):
+class Resumable(Place, Protocol):
     """A place whose content survives a reset, so that a download can go on there."""
 
-    def discard(self, offset: int, length: int) -> tuple[int, int]:
-        """Erase at least these bytes, so that they can be written again; the start and end of what was erased."""
+    @property
+    def erase_unit(self) -> int:
+        """Bytes that are erased together."""
 
-# %% ../nbs/11b_store.ipynb #b5f17869
+    def discard(self, offset: int, length: int) -> None:
+        """Erase a part of what was stored, so that it can be written again; multiples of `erase_unit`."""
+
+# %% ../nbs/11b_store.ipynb #29f056c3
 @runtime_checkable
-class Previewable(Protocol):
+class Previewable(Place, Protocol):
     """A place that can tell from the first block what is coming."""
 
     def preview(self) -> Version:
@@ -80,7 +84,7 @@ def read_label(
     whole = magic == b"COST" and crc32(data[: _LABEL.size]) == int.from_bytes(data[_LABEL.size :], "little")
     return (number, size, fingerprint) if whole else (0, 0, b"")
 
-# %% ../nbs/11b_store.ipynb #f26c7f6e
+# %% ../nbs/11b_store.ipynb #12cd1ae0
 class FlashStore:
     """A Store in an area of flash: two halves, of which one counts."""
 
@@ -105,7 +109,7 @@ class FlashStore:
             raise LocalOtaError(f"a file of {size} bytes, room for {self.capacity}", reason="file-too-large",
                                 advice="take a smaller file or a larger store")
         self._staging.erase(self.capacity)
-        self.discard(0, size)
+        self.discard(0, -(-size // self.erase_unit) * self.erase_unit)
 
     def write(self, offset: int, data: BytesLike) -> None:
         """Store a block; what is missing to a whole write unit is filled with FF."""
@@ -117,12 +121,15 @@ class FlashStore:
         """Bytes of what was stored."""
         return self._staging.read(offset, length)
 
-    def discard(self, offset: int, length: int) -> tuple[int, int]:
-        """Erase the sectors that hold these bytes; the start and end of what was erased."""
-        touched = sectors(offset, length, self._staging.sector_size)
-        for number in touched:
-            self._staging.erase(number * self._staging.sector_size)
-        return touched.start * self._staging.sector_size, touched.stop * self._staging.sector_size
+    @property
+    def erase_unit(self) -> int:
+        """Bytes that are erased together: a sector."""
+        return self._staging.sector_size
+
+    def discard(self, offset: int, length: int) -> None:
+        """Erase a part of what was stored; both numbers are multiples of `erase_unit`."""
+        for start in range(offset, offset + length, self.erase_unit):
+            self._staging.erase(start)
 
     def commit(self, file: OtaFile) -> None:
         """Label what was stored; a file that counts already stays as it is."""

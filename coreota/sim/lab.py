@@ -5,29 +5,35 @@
 # %% auto #0
 __all__ = ['FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file', 'Lab']
 
-# %% ../../nbs/16a_lab.ipynb #8ced76dc
-from collections.abc import Callable, Iterable, Sequence
+# %% ../../nbs/16a_lab.ipynb #34d236c5
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from random import Random
+from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ..blocks import block_count
 from ..bootloader import BootConfig, Bootloader, McubootBootloader, stored_images
 from ..device import Device
 from ..errors import LocalOtaError
-from ..flash import NorFlash, padded
+from ..flash import FlashArea, NorFlash, padded
 from ..image import Version, make_image
 from ..config import OtaConfig
-from ..orchestrator import MakeDownloader, Orchestrator, mqtt_downloader
+from ..journal import Journal, journal_size
+from ..orchestrator import MQTT_ONLY, Orchestrator
 from ..states import Progress, State, UpdateStarted
 from ..parser import JobParser, OtaParser
+from ..policy import UpdatePolicy, accept_all
 from ..provider.jobs import StatusChange
 from ..provider.ota import UpdateFile, UpdateProvider
 from ..provider.streams import BytesContent
 from ..signing import CertificateVerifier, Verifier, self_signed_certificate, sign
+from ..store import Store
 from ..swap import slot_kinds
 from ..topics import Endpoint
 from ..transport import Link, LocalBroker, LocalTransport, PerfectLink, VirtualClock, simulate
+from ..update import MakeDownloader
 
 # %% ../../nbs/16a_lab.ipynb #f222b3a5
 def lab_key(
@@ -113,7 +119,7 @@ def update_file(
         image = image[:middle] + bytes([image[middle] ^ 1]) + image[middle + 1 :]
     return UpdateFile("/device/image.bin", BytesContent(image), "/cert.pem", signature=signature)
 
-# %% ../../nbs/16a_lab.ipynb #155428d2
+# %% ../../nbs/16a_lab.ipynb #c6ac493d
 class Lab:
     """A provider, a thing that runs an image, and a link between them, on virtual time."""
 
@@ -127,8 +133,11 @@ class Lab:
         parsers: Sequence[JobParser] = (OtaParser(),),
         verifier: Verifier | None = None,  # None: trusts the laboratory's certificate
         bootloader: Bootloader | None = None,  # None: swap-using-move over `flash`
-        self_test: Callable[[], bool] = lambda: True,
-        make_downloader: MakeDownloader = mqtt_downloader,
+        policy: UpdatePolicy = accept_all,
+        self_test: Callable[[], bool | None] = lambda: True,
+        downloaders: Mapping[str, MakeDownloader] = MQTT_ONLY,
+        stores: Mapping[int, Store] = MappingProxyType({}),
+        resume: bool = True,  # False: without a journal
         thing: str = "lab-thing",
     ) -> None:
         self.thing, self.image_size, self.config = thing, image_size, config or OtaConfig()
@@ -139,10 +148,14 @@ class Lab:
         certificate = self_signed_certificate(key, "coreota laboratory")
         self.verifier = verifier or CertificateVerifier({"/cert.pem": certificate})
         self.boot_config = boot_config(image_size + 1024)
-        self.flash = NorFlash(2 * self.boot_config.primary[1])
+        slots = 2 * self.boot_config.primary[1]
+        journal = journal_size(block_count(slots // 2, self.config.block_size))
+        self.flash = NorFlash(slots + journal)
+        self.journal_area = FlashArea(self.flash, slots, journal) if resume else None
         install(self.flash, self.boot_config, firmware(running, image_size))
         self.bootloader = bootloader or McubootBootloader(self.flash, self.boot_config, [lab_key("image").public_key()])
-        self.parsers, self.self_test, self.make_downloader = parsers, self_test, make_downloader
+        self.parsers, self.policy, self.self_test = parsers, policy, self_test
+        self.downloaders, self.stores = downloaders, stores
         self.thing_link = self.broker.connect(thing)
         self.provider_link = self.broker.connect("provider")
         self.device = Device(self.bootloader, self._orchestrator, self._reset_link)
@@ -153,9 +166,11 @@ class Lab:
         self.device.boot(self.clock.now())
 
     def _orchestrator(self, boot: int, now: float) -> Orchestrator:
+        journal = None if self.journal_area is None else Journal(self.journal_area)
         return Orchestrator(
-            self.thing, self.bootloader, self.verifier, parsers=self.parsers, config=self.config,
-            self_test=self.self_test, make_downloader=self.make_downloader, token_prefix=f"{boot}.", now=now,
+            self.thing, self.bootloader, self.verifier, parsers=self.parsers, config=self.config, policy=self.policy,
+            self_test=self.self_test, downloaders=self.downloaders, stores=self.stores, journal=journal,
+            token_prefix=f"{boot}.", now=now,
         )
 
     def _reset_link(self) -> None:
