@@ -1110,6 +1110,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'coreota.update.mend': ('update.html#mend', 'coreota/update.py'),
                                 'coreota.update.mqtt_downloader': ('update.html#mqtt_downloader', 'coreota/update.py'),
                                 'coreota.update.order_files': ('update.html#order_files', 'coreota/update.py'),
+                                'coreota.update.rewrite_sector': ('update.html#rewrite_sector', 'coreota/update.py'),
                                 'coreota.update.torn_blocks': ('update.html#torn_blocks', 'coreota/update.py')},
             'coreota.viz': { 'coreota.viz.Svg': ('viz.html#svg', 'coreota/viz.py'),
                              'coreota.viz.Svg.__repr__': ('viz.html#svg.__repr__', 'coreota/viz.py'),

@@ -6,8 +6,8 @@
 __all__ = ['BootResult', 'boot_story', 'Bootloader', 'runs_on_trial', 'sectors_to_prepare', 'stored_images', 'McubootBootloader',
            'BootConfig', 'BootMode', 'DowngradePolicy']
 
-# %% ../nbs/11_bootloader.ipynb #3e726b4e
-from collections.abc import Mapping, Sequence
+# %% ../nbs/11_bootloader.ipynb #f6e3f0fd
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,13 +96,14 @@ def runs_on_trial(
     """Whether the image goes back at the next boot unless it is confirmed."""
     return state.magic is Magic.GOOD and state.copy_done is not Flag.UNSET and state.image_ok is Flag.UNSET
 
-# %% ../nbs/11_bootloader.ipynb #d05417e9
+# %% ../nbs/11_bootloader.ipynb #bd8114c9
 def sectors_to_prepare(
     layout: TrailerLayout,  # Of the slot
     size: int,  # Bytes of the image
-) -> list[int]:  # Numbers of sectors, in the order of erasing
+) -> Iterator[int]:  # Numbers of sectors, in the order of erasing
     """Which sectors of the update slot must be erased: the trailer's from the last one down, then the image's."""
-    return [*reversed(layout.sectors), *(n for n in sectors(0, size, layout.sector_size) if n not in layout.sectors)]
+    yield from reversed(layout.sectors)
+    yield from (n for n in sectors(0, size, layout.sector_size) if n not in layout.sectors)
 
 # %% ../nbs/11_bootloader.ipynb #620c1738
 def stored_images(

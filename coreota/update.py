@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MakeDownloader', 'mqtt_downloader', 'Parts', 'order_files', 'choose_protocols', 'held', 'fingerprint', 'torn_blocks',
-           'mend', 'Outcome', 'Update', 'commit_files']
+           'rewrite_sector', 'mend', 'Outcome', 'Update', 'commit_files']
 
 # %% ../nbs/13f_update.ipynb #e1610113
 from collections.abc import Callable, Iterator, Mapping
@@ -106,18 +106,45 @@ def fingerprint(
     """What the journal knows a file by."""
     return sha256(b"%d,%d,%d," % (file.file_id, file.size, block_size) + file.signature).digest()
 
-# %% ../nbs/13f_update.ipynb #c9a4028b
+# %% ../nbs/13f_update.ipynb #0e8d9b4d
 def torn_blocks(
     place: Place,
     missing: Bitmap,
     size: int,  # Bytes of the file
     block_size: int,  # Bytes
-) -> list[int]:  # Ascending
+) -> Iterator[int]:  # Ascending
     """The missing blocks whose places are not erased."""
-    lengths = ((index, block_length(index, size, block_size)) for index in missing.next_missing(0, missing.count))
-    return [index for index, length in lengths if place.read(index * block_size, length) != erased(length)]
+    for index in range(missing.count):
+        if index in missing:
+            length = block_length(index, size, block_size)
+            if place.read(index * block_size, length) != erased(length):
+                yield index
 
-# %% ../nbs/13f_update.ipynb #bab22d5f
+# %% ../nbs/13f_update.ipynb #3dadfe36
+def rewrite_sector(
+    place: Resumable,
+    journal: Journal,  # Has the file's bitmap
+    missing: Bitmap,
+    size: int,  # Bytes of the file
+    block_size: int,  # Bytes
+    start: int,  # Where the sector begins, in bytes
+) -> None:
+    """Erase a sector, and put back what whole blocks have in it."""
+    end = start + place.erase_unit
+    touched = range(start // block_size, min(missing.count, -(-end // block_size)))
+    kept = []
+    for index in (index for index in touched if index not in missing):
+        begin = max(start, index * block_size)
+        stop = min(end, index * block_size + block_length(index, size, block_size))
+        kept.append((index, begin, place.read(begin, stop - begin)))
+    for index, _, _ in kept:
+        journal.lost(index)
+    place.discard(start, place.erase_unit)
+    for index, begin, data in kept:
+        place.write(begin, data)
+        journal.done(index)
+
+# %% ../nbs/13f_update.ipynb #1e445f46
 def mend(
     place: Resumable,
     journal: Journal,  # Has the file's bitmap
@@ -125,15 +152,12 @@ def mend(
     size: int,  # Bytes of the file
     block_size: int,  # Bytes
 ) -> None:
-    """Make the places of all missing blocks writable; blocks that share a sector with a torn one are missing again."""
+    """Make the places of all missing blocks writable."""
     unit = place.erase_unit
     for index in torn_blocks(place, missing, size, block_size):
-        start = index * block_size // unit * unit
-        end = -(-(index * block_size + block_length(index, size, block_size)) // unit) * unit
-        for other in range(start // block_size, min(missing.count, -(-end // block_size))):
-            if other not in missing:
-                journal.lost(other)
-        place.discard(start, end - start)
+        end = index * block_size + block_length(index, size, block_size)
+        for start in range(index * block_size // unit * unit, end, unit):
+            rewrite_sector(place, journal, missing, size, block_size, start)
 
 # %% ../nbs/13f_update.ipynb #d740dc67
 class Outcome(StrEnum):

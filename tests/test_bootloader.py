@@ -587,8 +587,8 @@ def test_max_image_size_never_goes_below_zero() -> None:
 
 def test_sectors_to_prepare_name_no_sector_twice() -> None:
     layout = TrailerLayout(SLOT, 4096, 8)
-    assert sectors_to_prepare(layout, 9000) == [7, 0, 1, 2]
-    assert sectors_to_prepare(layout, SLOT) == [7, 0, 1, 2, 3, 4, 5, 6]
+    assert list(sectors_to_prepare(layout, 9000)) == [7, 0, 1, 2]
+    assert list(sectors_to_prepare(layout, SLOT)) == [7, 0, 1, 2, 3, 4, 5, 6]
 
 
 def test_pictures_name_the_images() -> None:
