@@ -79,7 +79,7 @@ def guarded(
     except Exception as error:
         raise LocalOtaError(f"{type(error).__name__}: {error}", reason=reason) from error
 
-# %% ../nbs/14_orchestrator.ipynb #72a2f1eb
+# %% ../nbs/14_orchestrator.ipynb #95a1c996
 class Orchestrator:
     """Leads the updates of one thing, from one boot to the next; does no I/O."""
 
@@ -312,6 +312,7 @@ class Orchestrator:
         if isinstance(event, JobStarted):
             self._on_job(event.execution, now)
         elif isinstance(event, NothingPending):
+            self._finished(accepted=False)
             self._drop_update()
             self._fire(Trigger.UNASKED_TRIAL if self.bootloader.on_trial else Trigger.NOTHING_PENDING, now)
         elif isinstance(event, NextJobChanged):
@@ -330,6 +331,8 @@ class Orchestrator:
         """A job was handed out, for the first time or again."""
         if self.state is not State.REQUESTING_JOB:
             return
+        if self.reports.verdict is not None and self.reports.verdict.job_id != execution.job_id:
+            self._finished(accepted=False)
         self.reports.take(execution.job_id)
         if self.reports.verdict is not None:
             self._fire(Trigger.TRIAL_FAILED if self.bootloader.on_trial else Trigger.JOB_DECIDED, now)

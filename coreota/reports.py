@@ -38,7 +38,7 @@ def failure_details(
     word = "rejected" if isinstance(error, RemoteOtaError) else "aborted"
     return {"reason": f"{word}: {error.reason}: {error.message}"}
 
-# %% ../nbs/13g_reports.ipynb #d35b700c
+# %% ../nbs/13g_reports.ipynb #9f0decfb
 class Reports:
     """What the provider was told of the job at hand, and what it still has to hear."""
 
@@ -51,9 +51,7 @@ class Reports:
         self._told, self._told_at = 0, float("-inf")
 
     def take(self, job_id: str) -> None:
-        """From now on, reports are about this job; a verdict on another one is void."""
-        if self.verdict is not None and self.verdict.job_id != job_id:
-            self.verdict = None
+        """From now on, reports are about this job."""
         if job_id != self.job_id:
             self._told, self._told_at = 0, float("-inf")
         self.job_id = job_id

@@ -200,10 +200,10 @@ class UpdateVerified:
     job_id: str
     version: Version | None  # Of the firmware; None: the job brings none
 
-# %% ../nbs/13c_states.ipynb #bbea0620
+# %% ../nbs/13c_states.ipynb #78b118c6
 @dataclass(frozen=True, slots=True)
 class JobFinished:
-    """The provider has the job's final status, or no longer wants it (`accepted` is False)."""
+    """The job is over: the provider has acknowledged its final status, or (`accepted` is False) does not wait for it any more."""
 
     job_id: str
     status: JobStatus

@@ -73,7 +73,7 @@ def order_files(
         )
     return (*(file for file in job.files if file.file_type in stores), *firmware)
 
-# %% ../nbs/13f_update.ipynb #748a7a97
+# %% ../nbs/13f_update.ipynb #c144f992
 def choose_protocols(
     job: OtaJob,
     parts: Parts,
@@ -83,7 +83,7 @@ def choose_protocols(
     if not found:
         ours = ", ".join(name for name in parts.config.protocols if name in parts.downloaders)
         raise RemoteOtaError(
-            f"the job offers {', '.join(job.protocols)}, and this device takes {ours}",
+            f"the job offers {', '.join(job.protocols)}, and this device takes {ours or 'none of its own'}",
             reason="protocol-unsupported",
             advice="offer the job with one of the device's protocols",
         )
