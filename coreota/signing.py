@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PrivateKey', 'PublicKey', 'new_signing_key', 'load_private_key', 'digest_of', 'sign', 'self_signed_certificate',
-           'signing_key_of', 'Verifier', 'check_shape', 'CertificateVerifier']
+           'signing_key_of', 'Verifier', 'check_shape', 'verify_content', 'CertificateVerifier']
 
-# %% ../nbs/08_signing.ipynb #3b44dff8
-from collections.abc import Iterable, Mapping
+# %% ../nbs/08_signing.ipynb #4e94617e
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -162,7 +162,30 @@ def check_shape(
     if not fits:
         raise RemoteOtaError(f"{len(file.signature)} bytes that are no signature", reason="signature-malformed")
 
-# %% ../nbs/08_signing.ipynb #3b117ce8
+# %% ../nbs/08_signing.ipynb #620d3106
+def verify_content(
+    file: OtaFile,  # Its signature has the right shape for the key: see `check_shape`
+    key: PublicKey,
+    content: Iterable[bytes | memoryview],  # In order, in pieces of any length
+) -> None:
+    """Hold a file against its signature; RemoteOtaError with reason file-size or signature-mismatch."""
+    algorithm = hashes.SHA1() if file.signature_algorithm is SignatureAlgorithm.SHA1_RSA else hashes.SHA256()
+    digest, size = digest_of(content, algorithm)
+    if size != file.size:
+        raise RemoteOtaError(f"the file has {size} bytes, and {file.size} were signed for", reason="file-size")
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(file.signature, digest, padding.PKCS1v15(), Prehashed(algorithm))
+        else:
+            key.verify(file.signature, digest, ec.ECDSA(Prehashed(algorithm)))
+    except InvalidSignature as error:
+        raise RemoteOtaError(
+            f"the file is not what was signed for {file.certfile}",
+            reason="signature-mismatch",
+            advice="was it changed after signing, or signed with another key?",
+        ) from error
+
+# %% ../nbs/08_signing.ipynb #31827979
 class CertificateVerifier:
     """Verifies against certificates that the device was given, by the names that jobs use for them."""
 
@@ -170,7 +193,7 @@ class CertificateVerifier:
         self,
         certificates: Mapping[str, bytes],  # PEM by name, as in a job's `certfile`
         *,
-        at: datetime | None = None,  # The date, where the device knows it
+        at: datetime | Callable[[], datetime] | None = None,  # The date, or what tells it; None: no clock to be trusted
         allow_sha1: bool = False,  # Take SHA-1 with RSA?
     ) -> None:
         self.certificates, self.at, self.allow_sha1 = dict(certificates), at, allow_sha1
@@ -181,23 +204,9 @@ class CertificateVerifier:
 
     def verify(self, file: OtaFile, content: Iterable[bytes | memoryview]) -> None:
         """Hold the file against its signature; RemoteOtaError with reason file-size or signature-mismatch."""
-        self.check(file)
-        algorithm = hashes.SHA1() if file.signature_algorithm is SignatureAlgorithm.SHA1_RSA else hashes.SHA256()
-        digest, size = digest_of(content, algorithm)
-        if size != file.size:
-            raise RemoteOtaError(f"the file has {size} bytes, and {file.size} were signed for", reason="file-size")
         key = self._key(file)
-        try:
-            if isinstance(key, rsa.RSAPublicKey):
-                key.verify(file.signature, digest, padding.PKCS1v15(), Prehashed(algorithm))
-            else:
-                key.verify(file.signature, digest, ec.ECDSA(Prehashed(algorithm)))
-        except InvalidSignature as error:
-            raise RemoteOtaError(
-                f"the file is not what was signed for {file.certfile}",
-                reason="signature-mismatch",
-                advice="was it changed after signing, or signed with another key?",
-            ) from error
+        check_shape(file, key, self.allow_sha1)
+        verify_content(file, key, content)
 
     def _key(self, file: OtaFile) -> PublicKey:
         pem = self.certificates.get(file.certfile)
@@ -207,4 +216,4 @@ class CertificateVerifier:
                 reason="certificate-unknown",
                 advice=f"it has {', '.join(sorted(self.certificates)) or 'none'}",
             )
-        return signing_key_of(pem, self.at)
+        return signing_key_of(pem, self.at() if callable(self.at) else self.at)
