@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['DemoOptions', 'DemoResult', 'Screen', 'Silent', 'offered_image', 'broker_address', 'ProviderThread', 'Demo']
 
-# %% ../nbs/17a_demo.ipynb #d7dba79a
+# %% ../nbs/17a_demo.ipynb #bb882631
 import json
 import os
+import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -131,19 +132,25 @@ def broker_address(
         raise LocalOtaError(f"{url!r} is no broker's address", reason="broker", advice="write mqtt://host:port")
     return parts.hostname, port
 
-# %% ../nbs/17a_demo.ipynb #8270ff1d
+# %% ../nbs/17a_demo.ipynb #c035d1cb
 class ProviderThread:
     """A provider that serves a broker from a thread of its own, while the `with` block lasts."""
 
-    def __init__(self, provider: UpdateProvider, host: str, port: int) -> None:
-        self.provider, self.host, self.port = provider, host, port
+    def __init__(
+        self,
+        provider: UpdateProvider,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None = None,  # None: no TLS
+    ) -> None:
+        self.provider, self.host, self.port, self.tls = provider, host, port, tls
         self.error: BaseException | None = None
         self._ready, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, name="provider", daemon=True)
 
     def _serve(self) -> None:
         try:
-            transport = PahoTransport(self.host, self.port, client_id=f"coreota-provider-{os.getpid()}")
+            transport = PahoTransport(self.host, self.port, client_id=f"coreota-provider-{os.getpid()}", tls=self.tls)
             try:
                 self._ready.set()
                 run(self.provider, transport, WallClock(), self._stop.is_set)
