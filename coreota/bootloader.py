@@ -6,20 +6,21 @@
 __all__ = ['BootResult', 'boot_story', 'Bootloader', 'runs_on_trial', 'sectors_to_prepare', 'stored_images', 'McubootBootloader',
            'BootConfig', 'BootMode', 'DowngradePolicy']
 
-# %% ../nbs/11_bootloader.ipynb #f6e3f0fd
-from collections.abc import Iterator, Mapping, Sequence
+# %% ../nbs/11_bootloader.ipynb #28e51e47
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from coreota.boot import (
-    BootConfig, BootMode, BootSlots, DowngradePolicy, choose_slot, header_in, overwrite_update, too_old, update_by_swap,
+    BootConfig, BootMode, BootSlots, DowngradePolicy, choose_slot, header_in, overwrite_update, reader, too_old, update_by_swap,
 )
 from .errors import LocalOtaError, RemoteOtaError
 from .flash import BytesLike, Flash, padded, sectors
 from .image import HEADER, ImageHeader, Version
 from .swap import slot_kinds, stored_size
+from .swapoffset import update_by_offset
 from .trailer import Flag, Magic, Slot, SwapType, TrailerLayout, TrailerState, set_confirmed, set_pending
 from .viz import Svg, flash_strip
 
@@ -105,20 +106,21 @@ def sectors_to_prepare(
     yield from reversed(layout.sectors)
     yield from (n for n in sectors(0, size, layout.sector_size) if n not in layout.sectors)
 
-# %% ../nbs/11_bootloader.ipynb #620c1738
+# %% ../nbs/11_bootloader.ipynb #38645af3
 def stored_images(
     slots: Sequence[Slot],
 ) -> dict[str, bytes]:  # Version (and slot, where two have the same) and content
-    """The images that lie whole at the start of their slots."""
+    """The images that lie whole at the start of their slots, or (swap using offset) one sector further up."""
     images: dict[str, bytes] = {}
     for slot in slots:
-        header = header_in(slot)
-        if header is not None:
-            name = str(header.version)
-            images[f"{name} ({slot.name})" if name in images else name] = slot.read(0, stored_size(slot.read))
+        for base in (0, slot.sector_size) if slot.layout.offset_swap else (0,):
+            header = header_in(slot, base)
+            if header is not None:
+                name = str(header.version)
+                images[f"{name} ({slot.name})" if name in images else name] = slot.read(base, stored_size(reader(slot, base)))
     return images
 
-# %% ../nbs/11_bootloader.ipynb #6b388b8b
+# %% ../nbs/11_bootloader.ipynb #db5a4119
 class McubootBootloader:
     """A Bootloader that leaves the same bytes on flash as MCUboot."""
 
@@ -133,7 +135,7 @@ class McubootBootloader:
                 f"the flash has sectors of {flash.sector_size} and units of {flash.write_size} bytes, "
                 f"the configuration {config.sector_size} and {config.write_align}", reason="flash-geometry")
         first, second = (
-            Slot(name, flash, offset, size, config.max_align, config.max_img_sectors)
+            Slot(name, flash, offset, size, config.max_align, config.max_img_sectors, config.mode is BootMode.SWAP_OFFSET)
             for name, (offset, size) in (("primary", config.primary), ("secondary", config.secondary))
         )
         self.config, self.slots = config, BootSlots(first, second, config, tuple(keys))
@@ -171,6 +173,8 @@ class McubootBootloader:
         elif self.config.compatible:
             if self.config.mode is BootMode.SWAP_MOVE:
                 kind, resumed = update_by_swap(self.slots)
+            elif self.config.mode is BootMode.SWAP_OFFSET:
+                kind, resumed = update_by_offset(self.slots)
             else:
                 kind = overwrite_update(self.slots)
         try:
@@ -191,18 +195,19 @@ class McubootBootloader:
             raise LocalOtaError("the running image is on trial, and its predecessor lies where the new one would go",
                                 reason="on-trial", advice="confirm it first, or reset to go back")
         slot = self.update_slot
-        for number in sectors_to_prepare(slot.layout, size):
+        for number in sectors_to_prepare(slot.layout, self.config.image_base + size):
             slot.erase(number * slot.sector_size)
 
     def write(self, offset: int, data: BytesLike) -> None:
         """Store a block; what is missing to a whole write unit is filled with FF."""
         if offset + len(data) > self.capacity:
             raise LocalOtaError(f"bytes up to {offset + len(data)}, room for {self.capacity}", reason="image-too-large")
-        self.update_slot.write(offset, data if len(data) % self.config.write_align == 0 else padded(data, self.config.write_align))
+        whole = data if len(data) % self.config.write_align == 0 else padded(data, self.config.write_align)
+        self.update_slot.write(self.config.image_base + offset, whole)
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of what was stored."""
-        return self.update_slot.read(offset, length)
+        return self.update_slot.read(self.config.image_base + offset, length)
 
     @property
     def erase_unit(self) -> int:
@@ -220,8 +225,8 @@ class McubootBootloader:
 
     def candidate(self) -> Version:
         """The version of the stored image; RemoteOtaError where it may not run here."""
-        header = self.slots.validate(self.update_slot)
-        if too_old(self.slots, self._active, self.update_slot):
+        header = self.slots.validate(self.update_slot, self.config.image_base)
+        if too_old(self.slots, self._active, self.update_slot, self.config.image_base):
             raise RemoteOtaError(f"{header.version} is older than what runs", reason="downgrade", advice="offer a newer image")
         return header.version
 
