@@ -6,7 +6,7 @@
 __all__ = ['BootResult', 'boot_story', 'Bootloader', 'runs_on_trial', 'sectors_to_prepare', 'stored_images', 'McubootBootloader',
            'BootConfig', 'BootMode', 'DowngradePolicy']
 
-# %% ../nbs/11_bootloader.ipynb #28e51e47
+# %% ../nbs/11_bootloader.ipynb #cd9ba0ee
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,11 +14,13 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from coreota.boot import (
-    BootConfig, BootMode, BootSlots, DowngradePolicy, choose_slot, header_in, overwrite_update, reader, too_old, update_by_swap,
+    BootConfig, BootMode, BootSlots, DowngradePolicy, SecurityCounter, choose_slot, header_in, overwrite_update, reader, too_old, update_by_swap,
 )
 from .errors import LocalOtaError, RemoteOtaError
-from .flash import BytesLike, Flash, padded, sectors
-from .image import HEADER, ImageHeader, Version
+from .counter import raise_counter
+from .flash import BytesLike, Flash, FlashError, padded, sectors
+from .image import Version
+from .overwrite import bootstrap, overwrite_fast_update
 from .swap import slot_kinds, stored_size
 from .swapoffset import update_by_offset
 from .trailer import Flag, Magic, Slot, SwapType, TrailerLayout, TrailerState, set_confirmed, set_pending
@@ -27,7 +29,7 @@ from .viz import Svg, flash_strip
 # %% ../nbs/11_bootloader.ipynb #a15562d8
 _all_ = ["BootConfig", "BootMode", "DowngradePolicy"]
 
-# %% ../nbs/11_bootloader.ipynb #e42cf57b
+# %% ../nbs/11_bootloader.ipynb #60d857e9
 @dataclass(frozen=True, slots=True)
 class BootResult:
     """What a boot did."""
@@ -37,12 +39,12 @@ class BootResult:
     swap_type: SwapType = SwapType.NONE  # What was decided at this boot
     resumed: bool = False  # Whether a swap that was cut was carried to its end
     slot: str = "primary"  # Where the image runs
-    reason: str = ""  # Why nothing boots
+    reason: str = ""  # Why nothing boots; where something does: why an update could not be made
 
     def __str__(self) -> str:
         return boot_story(self)
 
-# %% ../nbs/11_bootloader.ipynb #74576f0a
+# %% ../nbs/11_bootloader.ipynb #289af004
 def boot_story(
     result: BootResult,
 ) -> str:
@@ -51,7 +53,7 @@ def boot_story(
         return f"nothing boots: {result.reason}"
     told = {SwapType.TEST: ", on trial", SwapType.PERM: ", for good", SwapType.REVERT: ", reverted"}
     how = ", after a swap that was cut" if result.resumed else told.get(result.swap_type, "")
-    return f"{result.version} runs from the {result.slot} slot{how}"
+    return f"{result.version} runs from the {result.slot} slot{how}{'; ' if result.reason else ''}{result.reason}"
 
 # %% ../nbs/11_bootloader.ipynb #d8512a5f
 class Bootloader(Protocol):
@@ -120,7 +122,7 @@ def stored_images(
                 images[f"{name} ({slot.name})" if name in images else name] = slot.read(base, stored_size(reader(slot, base)))
     return images
 
-# %% ../nbs/11_bootloader.ipynb #db5a4119
+# %% ../nbs/11_bootloader.ipynb #a42560e0
 class McubootBootloader:
     """A Bootloader that leaves the same bytes on flash as MCUboot."""
 
@@ -129,6 +131,7 @@ class McubootBootloader:
         flash: Flash,
         config: BootConfig,
         keys: Sequence[EllipticCurvePublicKey],  # An image must be signed with one of them
+        counter: SecurityCounter | None = None,  # What no image's security counter may be below; None: anything goes
     ) -> None:
         if (flash.sector_size, flash.write_size) != (config.sector_size, config.write_align):
             raise LocalOtaError(
@@ -138,7 +141,7 @@ class McubootBootloader:
             Slot(name, flash, offset, size, config.max_align, config.max_img_sectors, config.mode is BootMode.SWAP_OFFSET)
             for name, (offset, size) in (("primary", config.primary), ("secondary", config.secondary))
         )
-        self.config, self.slots = config, BootSlots(first, second, config, tuple(keys))
+        self.config, self.slots = config, BootSlots(first, second, config, tuple(keys), counter)
         self._active = first
         self._running: Version | None = None
 
@@ -150,7 +153,7 @@ class McubootBootloader:
     @property
     def on_trial(self) -> bool:
         """Whether the running image will be reverted at the next boot unless `confirm` comes first."""
-        return self.config.mode is not BootMode.OVERWRITE and runs_on_trial(self._active.trailer())
+        return not self.config.mode.overwrites and runs_on_trial(self._active.trailer())
 
     @property
     def capacity(self) -> int:
@@ -164,25 +167,36 @@ class McubootBootloader:
 
     def boot(self) -> BootResult:
         """One reset: decide, swap or go back, validate, start."""
-        self._running, kind, resumed, slot = None, SwapType.NONE, False, self.slots.primary
-        if self.config.mode is BootMode.DIRECT_XIP_REVERT:
-            chosen = choose_slot(self.slots)
-            if chosen is None:
-                return BootResult(False, None, reason="no bootable image in either slot")
-            slot = chosen
-        elif self.config.compatible:
-            if self.config.mode is BootMode.SWAP_MOVE:
-                kind, resumed = update_by_swap(self.slots)
-            elif self.config.mode is BootMode.SWAP_OFFSET:
-                kind, resumed = update_by_offset(self.slots)
-            else:
-                kind = overwrite_update(self.slots)
+        self._running, kind, resumed, reason = None, SwapType.NONE, False, ""
+        slot: Slot | None = self.slots.primary
+        try:
+            slot, kind, resumed = self._update()
+        except FlashError as error:
+            reason = f"the update failed: {error}"
+        if slot is None:
+            return BootResult(False, None, reason="no bootable image in either slot")
         try:
             header = self.slots.validate(slot)
-        except RemoteOtaError as error:
-            return BootResult(False, None, kind, resumed, slot.name, str(error))
+            raise_counter(self.slots, slot)
+        except (RemoteOtaError, LocalOtaError) as error:
+            return BootResult(False, None, kind, resumed, slot.name, reason or str(error))
         self._active, self._running = slot, header.version
-        return BootResult(True, header.version, kind, resumed, slot.name)
+        return BootResult(True, header.version, kind, resumed, slot.name, reason)
+
+    def _update(self) -> tuple[Slot | None, SwapType, bool]:
+        """Do what is asked for: the slot to run from, what was decided, and whether a swap was resumed."""
+        slots, mode = self.slots, self.config.mode
+        if mode is BootMode.DIRECT_XIP_REVERT:
+            return choose_slot(slots), SwapType.NONE, False
+        if not self.config.compatible:
+            return slots.primary, SwapType.NONE, False
+        if mode.overwrites:
+            kind, resumed = (overwrite_update if mode is BootMode.OVERWRITE else overwrite_fast_update)(slots), False
+        else:
+            kind, resumed = (update_by_swap if mode is BootMode.SWAP_MOVE else update_by_offset)(slots)
+        if self.config.bootstrap and kind is SwapType.NONE and not resumed:
+            kind = bootstrap(slots)
+        return slots.primary, kind, resumed
 
     def prepare(self, size: int) -> None:
         """Erase room for an image of `size` bytes, trailer first; LocalOtaError where it may not be."""

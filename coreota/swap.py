@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SwapPhase', 'SwapStatus', 'sectors_to_swap', 'status_entry', 'next_step', 'read_status', 'announce', 'begin_swap',
-           'mark_revert', 'move_up', 'exchange', 'swap_slots', 'finish_swap', 'header_places', 'slot_kinds',
+           'mark_revert', 'tick_off', 'move_up', 'exchange', 'swap_slots', 'finish_swap', 'header_places', 'slot_kinds',
            'stored_size']
 
-# %% ../nbs/10b_swap.ipynb #a050b84c
+# %% ../nbs/10b_swap.ipynb #86993363
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -128,7 +129,17 @@ def mark_revert(
         secondary.write_swap_size(size)
         secondary.write_magic()
 
-# %% ../nbs/10b_swap.ipynb #c1f2365d
+# %% ../nbs/10b_swap.ipynb #2b0f3cd8
+def tick_off(
+    slot: Slot,
+    entry: int,  # From 0
+    value: int,  # 1 or 2
+) -> None:
+    """Note that a step is done; a note that fails stops no swap (MCUboot: BOOT_STATUS_ASSERT)."""
+    with suppress(FlashError):
+        slot.write_status(entry, value)
+
+# %% ../nbs/10b_swap.ipynb #5588d52f
 def move_up(
     primary: Slot,
     first: int,  # The first move to make, from 1
@@ -140,9 +151,9 @@ def move_up(
         at = (last - index) * sector
         primary.erase(at + sector)
         copy_region(primary, at, primary, at + sector, sector)
-        primary.write_status(index - 1, 1)
+        tick_off(primary, index - 1, 1)
 
-# %% ../nbs/10b_swap.ipynb #435ec074
+# %% ../nbs/10b_swap.ipynb #e69b4082
 def exchange(
     primary: Slot,
     secondary: Slot,
@@ -157,11 +168,11 @@ def exchange(
         if half == 1:
             primary.erase(at)
             copy_region(secondary, at, primary, at, sector)
-            primary.write_status(entry, 1)
+            tick_off(primary, entry, 1)
         half = 1
         secondary.erase(at)
         copy_region(primary, at + sector, secondary, at, sector)
-        primary.write_status(entry + 1, 2)
+        tick_off(primary, entry + 1, 2)
 
 # %% ../nbs/10b_swap.ipynb #16a94695
 def swap_slots(

@@ -6,13 +6,13 @@
 __all__ = ['next_offset_step', 'Extent', 'extent_of', 'covered_size', 'begin_offset_swap', 'exchange_by_offset',
            'offset_header_places', 'swap_by_offset', 'resumed_extents', 'update_by_offset']
 
-# %% ../nbs/10d_swapoffset.ipynb #cb359d09
+# %% ../nbs/10d_swapoffset.ipynb #86230afc
 from dataclasses import dataclass
 
 from .boot import BootSlots, decide, header_in
 from .flash import copy_region
 from .image import ImageHeader
-from .swap import SwapPhase, SwapStatus, announce, finish_swap, read_status, sectors_to_swap
+from .swap import SwapPhase, SwapStatus, announce, finish_swap, read_status, sectors_to_swap, tick_off
 from .trailer import Flag, Magic, Slot, SwapType
 
 # %% ../nbs/10d_swapoffset.ipynb #5c7aace2
@@ -73,7 +73,7 @@ def begin_offset_swap(
         announce(primary, status, secondary.trailer().image_ok is Flag.SET, tlv_sizes)
     secondary.erase_trailer()
 
-# %% ../nbs/10d_swapoffset.ipynb #ddaaf2e7
+# %% ../nbs/10d_swapoffset.ipynb #fec537b6
 def exchange_by_offset(
     primary: Slot,
     secondary: Slot,
@@ -90,11 +90,11 @@ def exchange_by_offset(
             if place <= used[0]:
                 secondary.erase(hole)
                 copy_region(primary, ours, secondary, hole, sector)
-            primary.write_status(2 * number, 1)
+            tick_off(primary, 2 * number, 1)
         if place <= used[1]:
             primary.erase(ours)
             copy_region(secondary, theirs, primary, ours, sector)
-        primary.write_status(2 * number + 1, 2)
+        tick_off(primary, 2 * number + 1, 2)
     if back:
         secondary.erase(0)
         secondary.erase_trailer()
