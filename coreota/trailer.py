@@ -7,12 +7,12 @@ __all__ = ['MAGIC', 'MAGIC_TAIL', 'STATUS_UNITS', 'OFFSET_STATUS_UNITS', 'ANY_FL
            'OFFSET_SWAP_TABLE', 'Magic', 'Flag', 'SwapType', 'TrailerLayout', 'trailer_size', 'TrailerState', 'Slot',
            'programmed_entries', 'Pattern', 'swap_type', 'set_pending', 'set_confirmed']
 
-# %% ../nbs/10a_trailer.ipynb #c8b106e4
+# %% ../nbs/10a_trailer.ipynb #a472a083
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from .errors import LocalOtaError
-from .flash import Flash, FlashArea, erased, padded, sectors
+from .flash import Flash, FlashArea, erased, sectors
 
 # %% ../nbs/10a_trailer.ipynb #032a2545
 class Magic(StrEnum):
@@ -144,7 +144,7 @@ class TrailerState:
         """The type in swap_info; NONE where it is erased or unknown."""
         return SwapType(self.swap_info) if self.swap_info in (1, 2, 3, 4) else SwapType.NONE
 
-# %% ../nbs/10a_trailer.ipynb #dfda3fc1
+# %% ../nbs/10a_trailer.ipynb #99687268
 class Slot(FlashArea):
     """An area for an image, with a trailer at its end."""
 
@@ -160,15 +160,16 @@ class Slot(FlashArea):
     ) -> None:
         super().__init__(flash, offset, size)
         self.name = name
-        self.layout = TrailerLayout(size, flash.sector_size, flash.write_size, max_align, max_img_sectors, offset_swap)
+        self.layout = at = TrailerLayout(size, flash.sector_size, flash.write_size, max_align, max_img_sectors, offset_swap)
+        self._status, self._fields = at.status, (at.image_ok, at.copy_done, at.swap_info)
+        self._magics = {at.magic: Magic.GOOD, erased(16): Magic.UNSET}
 
     def trailer(self) -> TrailerState:
         """The fields, read from flash."""
-        at, base = self.layout, self.layout.swap_size
+        image_ok, copy_done, base = self._fields
         raw = self.read(base, self.size - base)
-        magic = {at.magic: Magic.GOOD, erased(16): Magic.UNSET}.get(raw[-16:], Magic.BAD)
-        flags = Flag.of(raw[at.image_ok - base]), Flag.of(raw[at.copy_done - base])
-        return TrailerState(magic, *flags, raw[at.swap_info - base] & 0x0F)
+        magic = self._magics.get(raw[-16:], Magic.BAD)
+        return TrailerState(magic, Flag.of(raw[image_ok - base]), Flag.of(raw[copy_done - base]), raw[0] & 0x0F)
 
     @property
     def swap_size(self) -> int:
@@ -208,11 +209,11 @@ class Slot(FlashArea):
 
     def write_status(self, entry: int, value: int) -> None:
         """Tick off a step of a swap: entry from 0, value 1 or 2."""
-        self._put(self.layout.status + entry * self.write_size, bytes([value]))
+        self._put(self._status + entry * self.write_size, bytes([value]))
 
     def status_entries(self) -> int:
         """One more than the number of the last entry ticked off; 0 where none is."""
-        return programmed_entries(self.read(self.layout.status, self.layout.status_size), self.write_size)
+        return programmed_entries(self.read(self._status, self.layout.status_size), self.write_size)
 
     def erase_trailer(self) -> None:
         """Erase the trailer's sectors from the last one down (MCUboot: scramble trailer)."""
@@ -225,7 +226,7 @@ class Slot(FlashArea):
             self.erase(offset)
 
     def _put(self, offset: int, value: bytes) -> None:
-        self.write(offset, padded(value, self.write_size))
+        self.write(offset, value.ljust(-(-len(value) // self.write_size) * self.write_size, b"\xff"))
 
 # %% ../nbs/10a_trailer.ipynb #d5e0a0f6
 def programmed_entries(
