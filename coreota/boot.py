@@ -258,9 +258,9 @@ def usable(
         return False
     return True
 
-# %% ../nbs/10c_boot.ipynb #049ea0c7
+# %% ../nbs/10c_boot.ipynb #01c90b16
 def decide(
-    slots: BootSlots,
+    slots: BootSlots,  # At rest
     status: SwapStatus,  # Fresh
 ) -> SwapType:
     """What to do at this boot; erases what is refused."""
@@ -277,9 +277,9 @@ def decide(
         return SwapType.NONE
     return kind
 
-# %% ../nbs/10c_boot.ipynb #4e185daa
+# %% ../nbs/10c_boot.ipynb #95ec0078
 def update_by_swap(
-    slots: BootSlots,
+    slots: BootSlots,  # At rest, or in the middle of a swap
 ) -> tuple[SwapType, bool]:  # What was decided, and whether a swap was resumed
     """Resume a swap, or decide and swap."""
     primary, secondary = slots.primary, slots.secondary
@@ -301,8 +301,10 @@ def update_by_swap(
         finish_swap(primary, kind)
     return kind, False
 
-# %% ../nbs/10c_boot.ipynb #18d64676
-def overwrite_update(slots: BootSlots) -> SwapType:
+# %% ../nbs/10c_boot.ipynb #7057a85b
+def overwrite_update(
+    slots: BootSlots,  # Of a bootloader that overwrites
+) -> SwapType:
     """Copy the whole secondary slot over the primary, where that is asked for and may be."""
     primary, secondary = slots.primary, slots.secondary
     kind = decide(slots, SwapStatus())
@@ -326,8 +328,10 @@ def trial_order(
     held = [slot for slot, version in enumerate(versions) if version is not None]
     return sorted(held, key=key, reverse=True)
 
-# %% ../nbs/10c_boot.ipynb #58132e52
-def choose_slot(slots: BootSlots) -> Slot | None:
+# %% ../nbs/10c_boot.ipynb #fc4de25e
+def choose_slot(
+    slots: BootSlots,  # Of a bootloader that runs from either slot
+) -> Slot | None:
     """The slot to run from in direct XIP; erases images that failed their trial or are not valid."""
     both = (slots.primary, slots.secondary)
     headers = [header_in(slot) for slot in both]

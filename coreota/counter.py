@@ -20,9 +20,9 @@ def counter_record(
     raw = value.to_bytes(4, "little") + (value ^ 0xFFFFFFFF).to_bytes(4, "little")
     return raw + erased(-len(raw) % write_size)
 
-# %% ../nbs/10e_counter.ipynb #31a57aac
+# %% ../nbs/10e_counter.ipynb #278183ed
 def record_value(
-    record: bytes,
+    record: bytes,  # Eight bytes or more
 ) -> int | None:  # None where it is erased, torn or something else
     """The number in a record."""
     value, complement = int.from_bytes(record[:4], "little"), int.from_bytes(record[4:8], "little")

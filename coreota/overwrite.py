@@ -21,8 +21,10 @@ def copy_length(
     """How many bytes are copied for an image."""
     return min(size + write_size - size % write_size, erased)
 
-# %% ../nbs/10f_overwrite.ipynb #90de44da
-def copy_image(slots: BootSlots) -> None:
+# %% ../nbs/10f_overwrite.ipynb #207555df
+def copy_image(
+    slots: BootSlots,  # With a valid image in the secondary
+) -> None:
     """Copy the secondary slot's image over the primary's (MCUboot: boot_copy_image, the fast way)."""
     primary, secondary, base = slots.primary, slots.secondary, slots.config.image_base
     size, sector = slots.image_size(secondary, base), primary.sector_size
@@ -34,9 +36,9 @@ def copy_image(slots: BootSlots) -> None:
     secondary.erase(0)
     secondary.erase(secondary.size - sector)
 
-# %% ../nbs/10f_overwrite.ipynb #046c09c6
+# %% ../nbs/10f_overwrite.ipynb #fcfeaa7d
 def overwrite_fast_update(
-    slots: BootSlots,
+    slots: BootSlots,  # Of a bootloader that overwrites fast
 ) -> SwapType:
     """Copy the secondary slot's image over the primary's, where that is asked for and may be."""
     kind = decide(slots, SwapStatus())
@@ -44,9 +46,9 @@ def overwrite_fast_update(
         copy_image(slots)
     return kind
 
-# %% ../nbs/10f_overwrite.ipynb #66fd785a
+# %% ../nbs/10f_overwrite.ipynb #e534b346
 def bootstrap(
-    slots: BootSlots,
+    slots: BootSlots,  # Of a bootloader that may help itself
 ) -> SwapType:  # REVERT where the primary slot was filled (as MCUboot calls it), else NONE
     """Fill a primary slot that holds no valid image from the secondary one, where that holds one."""
     try:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAGIC', 'MAGIC_TAIL', 'STATUS_UNITS', 'OFFSET_STATUS_UNITS', 'ANY_FLAG', 'ANY_MAGIC', 'SWAP_TABLE',
-           'OFFSET_SWAP_TABLE', 'Magic', 'Flag', 'SwapType', 'TrailerLayout', 'trailer_size', 'TrailerState', 'Slot',
-           'programmed_entries', 'Pattern', 'swap_type', 'set_pending', 'set_confirmed']
+           'OFFSET_SWAP_TABLE', 'Magic', 'Flag', 'SwapType', 'trailer_size', 'TrailerLayout', 'TrailerState',
+           'programmed_entries', 'Slot', 'Pattern', 'swap_type', 'set_pending', 'set_confirmed']
 
 # %% ../nbs/10a_trailer.ipynb #a472a083
 from dataclasses import dataclass
@@ -48,6 +48,17 @@ class SwapType(IntEnum):
 MAGIC = bytes.fromhex("77c295f360d2ef7f3552500f2cb67980")
 MAGIC_TAIL = bytes.fromhex("2de15d29410b8d77679c110f1f8a")
 STATUS_UNITS, OFFSET_STATUS_UNITS = 3, 2
+
+# %% ../nbs/10a_trailer.ipynb #02cd2aae
+def trailer_size(
+    write_size: int,  # Bytes of a write unit
+    max_align: int = 8,  # 8, 16 or 32
+    max_img_sectors: int = 128,  # Sectors that the status area has room for
+    offset_swap: bool = False,  # As swap using offset has it: a shorter status area, a fifth field
+) -> int:  # Bytes
+    """How long a trailer is: the status area, four fields or five, and the magic."""
+    units, fields = (OFFSET_STATUS_UNITS, 5) if offset_swap else (STATUS_UNITS, 4)
+    return max_img_sectors * units * write_size + fields * max_align + max(16, max_align)
 
 # %% ../nbs/10a_trailer.ipynb #55900232
 @dataclass(frozen=True, slots=True)
@@ -118,17 +129,6 @@ class TrailerLayout:
         """Numbers of the sectors that the trailer touches."""
         return sectors(self.status, self.size, self.sector_size)
 
-# %% ../nbs/10a_trailer.ipynb #02cd2aae
-def trailer_size(
-    write_size: int,  # Bytes of a write unit
-    max_align: int = 8,  # 8, 16 or 32
-    max_img_sectors: int = 128,  # Sectors that the status area has room for
-    offset_swap: bool = False,  # As swap using offset has it: a shorter status area, a fifth field
-) -> int:  # Bytes
-    """How long a trailer is: the status area, four fields or five, and the magic."""
-    units, fields = (OFFSET_STATUS_UNITS, 5) if offset_swap else (STATUS_UNITS, 4)
-    return max_img_sectors * units * write_size + fields * max_align + max(16, max_align)
-
 # %% ../nbs/10a_trailer.ipynb #40afdfea
 @dataclass(frozen=True, slots=True)
 class TrailerState:
@@ -143,6 +143,14 @@ class TrailerState:
     def swap_type(self) -> SwapType:
         """The type in swap_info; NONE where it is erased or unknown."""
         return SwapType(self.swap_info) if self.swap_info in (1, 2, 3, 4) else SwapType.NONE
+
+# %% ../nbs/10a_trailer.ipynb #d5e0a0f6
+def programmed_entries(
+    status: bytes,  # The status area
+    write_size: int,  # Bytes of an entry
+) -> int:
+    """One more than the number of the last entry whose first byte was written; 0 where none was."""
+    return len(status[::write_size].rstrip(b"\xff"))
 
 # %% ../nbs/10a_trailer.ipynb #99687268
 class Slot(FlashArea):
@@ -227,14 +235,6 @@ class Slot(FlashArea):
 
     def _put(self, offset: int, value: bytes) -> None:
         self.write(offset, value.ljust(-(-len(value) // self.write_size) * self.write_size, b"\xff"))
-
-# %% ../nbs/10a_trailer.ipynb #d5e0a0f6
-def programmed_entries(
-    status: bytes,  # The status area
-    write_size: int,  # Bytes of an entry
-) -> int:
-    """One more than the number of the last entry whose first byte was written; 0 where none was."""
-    return len(status[::write_size].rstrip(b"\xff"))
 
 # %% ../nbs/10a_trailer.ipynb #922b8c28
 ANY_FLAG = (Flag.UNSET, Flag.SET, Flag.BAD)
