@@ -6,8 +6,8 @@
 __all__ = ['BootResult', 'boot_story', 'Bootloader', 'runs_on_trial', 'sectors_to_prepare', 'stored_images', 'McubootBootloader',
            'BootConfig', 'BootMode', 'DowngradePolicy']
 
-# %% ../nbs/11_bootloader.ipynb #cd9ba0ee
-from collections.abc import Mapping, Sequence
+# %% ../nbs/11_bootloader.ipynb #919bcd0d
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from coreota.boot import (
 from .errors import LocalOtaError, RemoteOtaError
 from .counter import raise_counter
 from .flash import BytesLike, Flash, FlashError, padded, sectors
-from .image import Version
+from .image import HEADER, ImageHeader, Version
 from .overwrite import bootstrap, overwrite_fast_update
 from .swap import slot_kinds, stored_size
 from .swapoffset import update_by_offset
@@ -122,7 +122,7 @@ def stored_images(
                 images[f"{name} ({slot.name})" if name in images else name] = slot.read(base, stored_size(reader(slot, base)))
     return images
 
-# %% ../nbs/11_bootloader.ipynb #a42560e0
+# %% ../nbs/11_bootloader.ipynb #b9c9fb35
 class McubootBootloader:
     """A Bootloader that leaves the same bytes on flash as MCUboot."""
 
@@ -231,11 +231,11 @@ class McubootBootloader:
     def discard(self, offset: int, length: int) -> None:
         """Erase a part of what was stored; both numbers are multiples of `erase_unit`."""
         for start in range(offset, offset + length, self.erase_unit):
-            self.update_slot.erase(start)
+            self.update_slot.erase(self.config.image_base + start)
 
     def preview(self) -> Version:
         """The version that the first bytes claim, unproven yet; RemoteOtaError where no image begins so."""
-        return ImageHeader.parse(self.update_slot.read(0, HEADER.size)).version
+        return ImageHeader.parse(self.read(0, HEADER.size)).version
 
     def candidate(self) -> Version:
         """The version of the stored image; RemoteOtaError where it may not run here."""
@@ -252,7 +252,8 @@ class McubootBootloader:
 
     def _erase_trailer(self, slot: Slot) -> None:
         """Make a torn trailer writable again; what an image has in the same sectors is put back."""
-        end = stored_size(slot.read)
+        base = self.config.image_base
+        end = base + stored_size(reader(slot, base))
         for number in reversed(slot.layout.sectors):
             start = number * slot.sector_size
             image = slot.read(start, max(0, min(end - start, slot.sector_size)))
