@@ -220,7 +220,7 @@ def test_incompatible_slots_boot_and_are_never_updated() -> None:
 # ── downgrades ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("mode", [BootMode.SWAP_MOVE, BootMode.OVERWRITE])
+@pytest.mark.parametrize("mode", [mode for mode in BootMode if mode.swaps or mode.overwrites])
 @pytest.mark.parametrize(("version", "taken"), [("0.9.0", False), ("1.0.0", True), ("1.0.1", True)])
 def test_downgrade_by_version(mode: BootMode, version: str, taken: bool) -> None:
     flash, bootloader = device(config=BootConfig(mode=mode, downgrade=DowngradePolicy.VERSION))
@@ -236,12 +236,13 @@ def test_downgrade_by_version(mode: BootMode, version: str, taken: bool) -> None
     assert (flash.read(SLOT, SLOT) == b"\xff" * SLOT) == (not taken)
 
 
+@pytest.mark.parametrize("mode", [mode for mode in BootMode if mode.swaps or mode.overwrites])
 @pytest.mark.parametrize(
     ("running", "offered", "taken"), [(5, 4, False), (5, None, False), (5, 5, True), (5, 6, True), (None, None, True)]
 )
-def test_downgrade_by_counter(running: int | None, offered: int | None, taken: bool) -> None:
+def test_downgrade_by_counter(mode: BootMode, running: int | None, offered: int | None, taken: bool) -> None:
     old, new = firmware("1.0.0", 5000, counter=running), firmware("2.0.0", 9000, counter=offered)
-    _, bootloader = device(old, BootConfig(downgrade=DowngradePolicy.COUNTER))
+    _, bootloader = device(old, BootConfig(mode=mode, downgrade=DowngradePolicy.COUNTER))
     store(bootloader, new)
     assert security_counter(bootloader.slots.primary) == running
     assert counter_refuses(running, offered) != taken

@@ -1,6 +1,7 @@
 """Swap using offset: every cut, every pair of cuts, and the defects of MCUboot that are repaired here."""
 
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -307,3 +308,38 @@ def test_header_places(index: int, half: int, forwards: Places, back: Places) ->
 
 def test_extents_count_sectors() -> None:
     assert [Extent(size).sectors(4096) for size in (0, 1, 4096, 4097)] == [0, 1, 1, 2]
+
+
+# ── damaged trailers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_damage_to_the_trailers_keeps_a_device_from_booting() -> None:
+    """Bits cleared at random in both trailers: something boots, at each of three boots, and nothing raises."""
+    asked, trial, reverted = stations(OLD, NEW)
+    _, bootloader = resume(trial)
+    bootloader.confirm()
+    confirmed = bootloader.slots.primary.flash.read(0, 2 * SLOT)
+    for seed in range(400):
+        random = Random(seed)
+        flash, bootloader = resume(random.choice([asked, trial, reverted, confirmed]))
+        for _ in range(random.randint(1, 3)):
+            slot = random.choice([bootloader.slots.primary, bootloader.slots.secondary])
+            first = random.choice([slot.layout.status, slot.layout.status + 1024, slot.layout.swap_size])
+            at = slot.offset + first + random.randrange(64 if first < slot.layout.swap_size else 56)
+            flash.storage[at : at + 1] = bytes([flash.read(at, 1)[0] & random.randrange(256)])
+        assert [bootloader.boot().booted for _ in range(3)] == [True, True, True], seed
+
+
+def test_no_damage_in_the_middle_of_a_swap_raises() -> None:
+    """Bits cleared at random in the primary's trailer while a swap is under way: a boot ends with a result."""
+    for start in stations(OLD, NEW)[:2]:
+        for seed, cut in enumerate(cut_boots(start)):
+            random = Random(seed)
+            flash, bootloader = resume(cut)
+            layout = bootloader.slots.primary.layout
+            for _ in range(4):
+                at = random.choice([layout.status + random.randrange(80), SLOT - 1 - random.randrange(56)])
+                flash.storage[at : at + 1] = bytes([flash.read(at, 1)[0] & random.randrange(256)])
+            for _ in range(3):
+                result = bootloader.boot()
+                assert result.booted or result.reason, seed
