@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DownloadEvent', 'LONGEST_TIMEOUT', 'DOWNLOAD_TRANSITIONS', 'FINAL_CODES', 'Block', 'BlockReceived',
            'DownloadComplete', 'DownloadFailed', 'FileDownloader', 'DownloadConfig', 'DownloadState', 'DownloadTrigger',
-           'MqttDownloader']
+           'BlockDownloader', 'MqttDownloader']
 
 # %% ../nbs/06_downloader.ipynb #bb7cb92e
 from collections import deque
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias, runtime_checkable
 
-# %% ../nbs/06_downloader.ipynb #2df8adbc
+# %% ../nbs/06_downloader.ipynb #77a5b01a
 from coreota.blocks import (
     MAX_BITMAP,
     MAX_BLOCK,
@@ -23,12 +23,13 @@ from coreota.blocks import (
     MAX_REQUEST,
     MIN_BLOCK,
     Bitmap,
+    BytesLike,
     MemoryPool,
     block_count,
     block_length,
     pack_bits,
 )
-from .codec import Codec, DataBlock, GetStream, StreamTopics
+from .codec import Codec, GetStream, StreamTopics
 from .errors import LocalOtaError, OtaError, RemoteOtaError
 from .parser import OtaFile
 from .topics import Message, Outgoing, Subscribe, Unsubscribe
@@ -198,34 +199,27 @@ FINAL_CODES = frozenset(
     }
 )  # of the AWS IoT stream API; InternalError and throttling are not among them
 
-# %% ../nbs/06_downloader.ipynb #c4c0e47d
-class MqttDownloader:
-    """Fetches one file of an MQTT file stream."""
+# %% ../nbs/06_downloader.ipynb #bdd79037
+class BlockDownloader:
+    """What a file downloader of any protocol does with blocks, buffers, states and time."""
 
     def __init__(
         self,
-        thing: str,  # The thing's name
-        stream: str,  # The stream's id
         file: OtaFile,  # What to fetch
-        codec: Codec,  # How messages are written
         pool: MemoryPool,  # Buffers, each as large as a block or larger; may be shared
         config: DownloadConfig | None = None,  # None: the defaults
         missing: Bitmap | None = None,  # What an earlier attempt left to do; None: everything. It is kept up to date
     ) -> None:
         self.config = config or DownloadConfig()
         count = block_count(file.size, self.config.block_size)
-        if count > MAX_BLOCKS:
-            what = f"a file of {file.size} bytes has more than {MAX_BLOCKS} blocks of {self.config.block_size}"
-            raise LocalOtaError(what, reason="block-size", advice="take larger blocks")
         if pool.block_size < self.config.block_size:
             what = f"the pool's buffers of {pool.block_size} bytes hold no block of {self.config.block_size}"
             raise LocalOtaError(what, reason="pool-size", advice="make a pool for this block size")
         if missing is not None and missing.count != count:
             what = f"the bitmap is for {missing.count} blocks, and the file has {count}"
             raise LocalOtaError(what, reason="bitmap-invalid", advice="start the download from the beginning")
-        self.file, self.codec, self.pool = file, codec, pool
+        self.file, self.pool = file, pool
         self.missing = missing if missing is not None else Bitmap(count)
-        self.topics = StreamTopics(thing, stream, codec.name)
         self.state = DownloadState.PAUSED
         self.requests = self.received = self.duplicates = 0  # Requests sent; blocks let in; blocks that were here already
         self.ignored = 0  # Messages that were no block of this file, or no message at all
@@ -238,6 +232,20 @@ class MqttDownloader:
         self._timer: float | None = None
         self._obstacle = ""
 
+    # What each protocol does in its own way
+
+    def _greeting(self) -> list[Outgoing]:
+        """What is said at each start, before the first request."""
+        return []
+
+    def _farewell(self) -> list[Outgoing]:
+        """What is said at the end."""
+        return []
+
+    def _request(self, lot: list[int]) -> None:
+        """Ask for these blocks, ascending, at least one."""
+        raise NotImplementedError
+
     # What the caller wants
 
     def start(self, now: float) -> None:
@@ -246,7 +254,7 @@ class MqttDownloader:
             return
         self._stop_waiting()
         self.unanswered = 0
-        self._outgoing = [Subscribe(self.topics.data), Subscribe(self.topics.rejected)]
+        self._outgoing = self._greeting()
         self._complete_if_done()
 
     def pause(self) -> None:
@@ -275,96 +283,14 @@ class MqttDownloader:
         """What happened, in order."""
         return self._events.popleft() if self._events else None
 
-    # What the network brings
-
     def receive(self, message: Message, now: float) -> None:
-        """Take a block or a refusal; whatever else comes on their topics is counted and ignored."""
-        if message.topic not in (self.topics.data, self.topics.rejected):
-            return
-        if self.state not in (DownloadState.READY, DownloadState.WAITING):
-            self.ignored += 1
-            return
-        try:
-            if message.topic == self.topics.data:
-                self._take(self.codec.decode_data(message.payload), now)
-            else:
-                self._refused(message.payload)
-        except RemoteOtaError:
-            self.ignored += 1
-
-    def _take(self, block: DataBlock, now: float) -> None:
-        """Let a block in if it is a missing one of this file; raises RemoteOtaError where it is none of its blocks."""
-        index, size = block.index, self.config.block_size
-        fits = block.file_id == self.file.file_id and index < self.missing.count
-        if not fits or block.length != block_length(index, self.file.size, size):
-            raise RemoteOtaError(f"block {index} is none of this file", reason="block-alien")
-        if index not in self.missing or index in self._lent:
-            self.duplicates += 1
-            return
-        buffer = self.pool.acquire()
-        if buffer is None:
-            self.dropped += 1
-            return
-        data = buffer[: block.length]
-        data[:] = block.payload
-        lent = Block(block.file_id, index, index * size, data.toreadonly())
-        self._lent[index] = (lent, buffer)
-        self._events.append(BlockReceived(lent))
-        self.received += 1
-        self.unanswered = 0
-        self._awaited.discard(index)
-        if self.state is DownloadState.WAITING:
-            self._timer = now + self.config.request_timeout
-            if not self._awaited:
-                self._fire(DownloadTrigger.LOT_ARRIVED)
-                self._stop_waiting()
-
-    def _refused(self, payload: bytes) -> None:
-        """A refusal: final, or to be waited for; one for another request than the last is ignored."""
-        rejected = self.codec.decode_rejected(payload)
-        if self.state is not DownloadState.WAITING or rejected.token not in (None, str(self.requests)):
-            raise RemoteOtaError("a refusal of no request of ours", reason="rejected-alien")
-        self._obstacle = f"{rejected.code}: {rejected.message}".rstrip(": ")
-        if rejected.code in FINAL_CODES:
-            self._fail("stream-rejected", f"the provider refused the request: {self._obstacle}")
-
-    # What is to be sent, and when
+        """Take a message, where the protocol has any."""
 
     def messages_to_send(self, now: float) -> list[Outgoing]:
-        """Subscriptions, and a request if one is due; the timer runs from here."""
+        """Greetings, and a request if one is due; the timer runs from here."""
         self._ask(now)
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
-
-    def _ask(self, now: float) -> None:
-        """Request the next missing blocks, as many as there are buffers for, unless the last lot is still being written."""
-        if self.state is not DownloadState.READY:
-            return
-        wanted = [i for i in self.missing.next_missing(0, self.config.lot + len(self._lent)) if i not in self._lent]
-        room = min(self.config.lot, self.pool.free, len(wanted))
-        if not wanted or (self._lent and room < min(self.config.lot, len(wanted))):
-            return
-        lot = [i for i in wanted[:room] if i < wanted[0] + 8 * MAX_BITMAP]
-        if lot:
-            self._request(lot)
-        else:  # somebody else has the whole pool: wait like for an answer, so that this too comes to an end
-            self._obstacle = "no buffer of the pool is free"
-        self._awaited = set(lot)
-        self._timer = now + self.config.timeout(self.unanswered)
-        self._fire(DownloadTrigger.ASKED)
-
-    def _request(self, lot: list[int]) -> None:
-        """Ask for these blocks, ascending."""
-        self.requests += 1
-        request = GetStream(
-            self.file.file_id,
-            self.config.block_size,
-            block_offset=lot[0],
-            count=len(lot),
-            bitmap=pack_bits(lot, lot[0]),
-            token=str(self.requests),
-        )
-        self._outgoing.append(Message(self.topics.get, self.codec.encode_get(request)))
 
     def get_timer(self) -> float | None:
         """When the silence will have been long enough, in seconds; None: nothing is awaited."""
@@ -383,6 +309,50 @@ class MqttDownloader:
         self._stop_waiting()
 
     # Within
+
+    def _take(self, index: int, payload: BytesLike, now: float) -> None:
+        """Let a block in if it is a missing one of this file; raises RemoteOtaError where it is none of its blocks."""
+        size = self.config.block_size
+        if index >= self.missing.count or len(payload) != block_length(index, self.file.size, size):
+            raise RemoteOtaError(f"block {index} is none of this file", reason="block-alien")
+        if index not in self.missing or index in self._lent:
+            self.duplicates += 1
+            return
+        buffer = self.pool.acquire()
+        if buffer is None:
+            self.dropped += 1
+            return
+        data = buffer[: len(payload)]
+        data[:] = payload
+        lent = Block(self.file.file_id, index, index * size, data.toreadonly())
+        self._lent[index] = (lent, buffer)
+        self._events.append(BlockReceived(lent))
+        self.received += 1
+        self.unanswered = 0
+        self._awaited.discard(index)
+        if self.state is DownloadState.WAITING:
+            self._timer = now + self.config.request_timeout
+            if not self._awaited:
+                self._fire(DownloadTrigger.LOT_ARRIVED)
+                self._stop_waiting()
+
+    def _ask(self, now: float) -> None:
+        """Request the next missing blocks, as many as there are buffers for, unless the last lot is still being written."""
+        if self.state is not DownloadState.READY:
+            return
+        wanted = [i for i in self.missing.next_missing(0, self.config.lot + len(self._lent)) if i not in self._lent]
+        room = min(self.config.lot, self.pool.free, len(wanted))
+        if not wanted or (self._lent and room < min(self.config.lot, len(wanted))):
+            return
+        lot = [i for i in wanted[:room] if i < wanted[0] + 8 * MAX_BITMAP]
+        if lot:
+            self.requests += 1
+            self._request(lot)
+        else:  # somebody else has the whole pool: wait like for an answer, so that this too comes to an end
+            self._obstacle = "no buffer of the pool is free"
+        self._awaited = set(lot)
+        self._timer = now + self.config.timeout(self.unanswered)
+        self._fire(DownloadTrigger.ASKED)
 
     def _fire(self, trigger: DownloadTrigger) -> bool:
         """Change the state by the table; False where it has no such row."""
@@ -415,13 +385,78 @@ class MqttDownloader:
         if self.missing.remaining == 0 and self._fire(DownloadTrigger.LAST_WRITTEN):
             self._end(DownloadComplete(self.file))
 
-    def _fail(self, reason: str, message: str) -> None:
+    def _fail(self, reason: str, message: str, advice: str = "look at the stream, the thing's policy and the link") -> None:
         if self._fire(DownloadTrigger.FAIL):
             self._withdraw()
-            error = RemoteOtaError(message, reason=reason, advice="look at the stream, the thing's policy and the link")
-            self._end(DownloadFailed(self.file, error))
+            self._end(DownloadFailed(self.file, RemoteOtaError(message, reason=reason, advice=advice)))
 
     def _end(self, event: DownloadEvent) -> None:
         self._stop_waiting()
-        self._outgoing = [Unsubscribe(self.topics.data), Unsubscribe(self.topics.rejected)]
+        self._outgoing = self._farewell()
         self._events.append(event)
+
+# %% ../nbs/06_downloader.ipynb #cf80a0b0
+class MqttDownloader(BlockDownloader):
+    """Fetches one file of an MQTT file stream."""
+
+    def __init__(
+        self,
+        thing: str,  # The thing's name
+        stream: str,  # The stream's id
+        file: OtaFile,  # What to fetch
+        codec: Codec,  # How messages are written
+        pool: MemoryPool,  # Buffers, each as large as a block or larger; may be shared
+        config: DownloadConfig | None = None,  # None: the defaults
+        missing: Bitmap | None = None,  # What an earlier attempt left to do; None: everything. It is kept up to date
+    ) -> None:
+        super().__init__(file, pool, config, missing)
+        if self.missing.count > MAX_BLOCKS:
+            what = f"a file of {file.size} bytes has more than {MAX_BLOCKS} blocks of {self.config.block_size}"
+            raise LocalOtaError(what, reason="block-size", advice="take larger blocks")
+        self.codec = codec
+        self.topics = StreamTopics(thing, stream, codec.name)
+
+    def receive(self, message: Message, now: float) -> None:
+        """Take a block or a refusal; whatever else comes on their topics is counted and ignored."""
+        if message.topic not in (self.topics.data, self.topics.rejected):
+            return
+        if self.state not in (DownloadState.READY, DownloadState.WAITING):
+            self.ignored += 1
+            return
+        try:
+            if message.topic == self.topics.rejected:
+                self._refused(message.payload)
+                return
+            block = self.codec.decode_data(message.payload)
+            if block.file_id != self.file.file_id:
+                raise RemoteOtaError(f"a block of file {block.file_id}", reason="block-alien")
+            self._take(block.index, block.payload, now)
+        except RemoteOtaError:
+            self.ignored += 1
+
+    def _refused(self, payload: BytesLike) -> None:
+        """A refusal: final, or to be waited for; one for another request than the last is ignored."""
+        rejected = self.codec.decode_rejected(payload)
+        if self.state is not DownloadState.WAITING or rejected.token not in (None, str(self.requests)):
+            raise RemoteOtaError("a refusal of no request of ours", reason="rejected-alien")
+        self._obstacle = f"{rejected.code}: {rejected.message}".rstrip(": ")
+        if rejected.code in FINAL_CODES:
+            self._fail("stream-rejected", f"the provider refused the request: {self._obstacle}")
+
+    def _greeting(self) -> list[Outgoing]:
+        return [Subscribe(self.topics.data), Subscribe(self.topics.rejected)]
+
+    def _farewell(self) -> list[Outgoing]:
+        return [Unsubscribe(self.topics.data), Unsubscribe(self.topics.rejected)]
+
+    def _request(self, lot: list[int]) -> None:
+        """One message for all of them."""
+        request = GetStream(
+            self.file.file_id,
+            self.config.block_size,
+            block_offset=lot[0],
+            count=len(lot),
+            bitmap=pack_bits(lot, lot[0]),
+            token=str(self.requests),
+        )
+        self._outgoing.append(Message(self.topics.get, self.codec.encode_get(request)))
