@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['MakeOrchestrator', 'Device']
 
-# %% ../nbs/14a_device.ipynb #4376cd34
+# %% ../nbs/14a_device.ipynb #ab088992
 from collections.abc import Callable
 
 from .bootloader import Bootloader, BootResult
 from .errors import LocalOtaError
 from .orchestrator import Orchestrator
 from .states import OrchestratorEvent, RebootRequired
-from .topics import Message, Outgoing
+from .topics import Fetched, Message, Outgoing
 
 # %% ../nbs/14a_device.ipynb #0bac9f61
 MakeOrchestrator = Callable[[int, float], Orchestrator]  # From the number of the boot (1, 2, ...) and now
 
-# %% ../nbs/14a_device.ipynb #9a1286d8
+# %% ../nbs/14a_device.ipynb #a87b3b1c
 class Device:
     """A thing: its bootloader, the orchestrator of this boot, and the resets between one boot and the next."""
 
@@ -63,6 +63,11 @@ class Device:
     def receive(self, message: Message, now: float) -> None:
         """Hand a message to the orchestrator; boot when it asks for that."""
         self.orchestrator.receive(message, now)
+        self._after(now)
+
+    def fetched(self, reply: Fetched, now: float) -> None:
+        """Hand over what a web server answered."""
+        self.orchestrator.fetched(reply, now)
         self._after(now)
 
     def messages_to_send(self, now: float) -> list[Outgoing]:

@@ -28,7 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-# %% ../nbs/17d_devicetool.ipynb #c404c71e
+# %% ../nbs/17d_devicetool.ipynb #18d4bffd
 from .bootloader import BootConfig, Bootloader, McubootBootloader
 from .certificates import ChainVerifier
 from .config import OtaConfig
@@ -36,6 +36,7 @@ from .device import Device
 from .errors import LocalOtaError
 from .flash import FlashArea, erased, padded
 from .flashfile import FileFlash
+from .httptransport import HttpTransport
 from .image import Version
 from .journal import Journal, journal_size
 from .mqtt import AWS_ALPN, PahoTransport, SystemClock, tls_context
@@ -44,7 +45,7 @@ from .parser import OtaFile
 from .signing import CertificateVerifier, Verifier
 from .states import JobFinished, OrchestratorEvent, Progress, RebootRequired, State, UpdateVerified
 from .topics import check_thing_name
-from .transport import step
+from .transport import Transport, step
 
 # %% ../nbs/17d_devicetool.ipynb #9f651172
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ def words(record: Mapping[str, Any]) -> str:
     rest = ", ".join(f"{name} {value}" for name, value in record.items() if name not in ("event", "time"))
     return f"{record.get('time', '')} {record['event']}: {rest}".strip()
 
-# %% ../nbs/17d_devicetool.ipynb #9217693d
+# %% ../nbs/17d_devicetool.ipynb #5be82355
 class DeviceProgram:
     """A device on this machine, from its start to its end."""
 
@@ -259,7 +260,7 @@ class DeviceProgram:
             if options.install:
                 flash.install(read_file(options.install, "the first image"))
             device = self._device(flash, self._bootloader(flash), verifier)
-            transport = self._transport()
+            transport = HttpTransport(self._transport())
             device.reset_link = transport.reset
             try:
                 self._serve(device, transport, flash)
@@ -304,7 +305,7 @@ class DeviceProgram:
         device.on_event = lambda event: self._on_event(event, flash)
         return device
 
-    def _serve(self, device: Device, transport: PahoTransport, flash: GatewayFlash) -> None:
+    def _serve(self, device: Device, transport: Transport, flash: GatewayFlash) -> None:
         """Until it is told to end, or, with `once`, nothing is left to do."""
         clock = SystemClock()
         result = device.boot(clock.now())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AWS_ALPN', 'SystemClock', 'WallClock', 'quality', 'backoff', 'tls_context', 'PahoTransport']
 
-# %% ../nbs/13a_mqtt.ipynb #df414b8b
+# %% ../nbs/13a_mqtt.ipynb #387042b7
 import socket
 import ssl
 import time
@@ -20,8 +20,8 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from .errors import LocalOtaError
-from .topics import Message, Outgoing, Subscribe
-from .transport import Connected, Disconnected, Incoming
+from .topics import Fetch, Message, Outgoing, Subscribe
+from .transport import Connected, Disconnected, Incoming, unfetched
 
 # %% ../nbs/13a_mqtt.ipynb #bbd97ccd
 class SystemClock:
@@ -88,7 +88,7 @@ def tls_context(
         context.set_alpn_protocols(list(alpn))
     return context
 
-# %% ../nbs/13a_mqtt.ipynb #bfc3fe23
+# %% ../nbs/13a_mqtt.ipynb #e9ead91c
 class PahoTransport:
     """A connection to an MQTT broker (3.1.1); loses its link and finds it again without help."""
 
@@ -219,7 +219,9 @@ class PahoTransport:
             if isinstance(item, Message) and self._unacknowledged:
                 return
             self._outbox.popleft()
-            if isinstance(item, Message):
+            if isinstance(item, Fetch):
+                self._inbox.append(unfetched(item))
+            elif isinstance(item, Message):
                 self._client.publish(item.topic, bytes(item.payload), quality(item.topic))
             elif isinstance(item, Subscribe):
                 _, number = self._client.subscribe(item.topic_filter, quality(item.topic_filter))

@@ -11,6 +11,7 @@ from coreota.provider.ota import UpdateFile, ota_document
 from coreota.provider.streams import BytesContent
 from coreota.sim.lab import Lab, firmware, lab_key, update_file
 from coreota.sim.link import LossyLink
+from coreota.sim.web import LocalWeb
 from coreota.states import JobFinished, State, StateChanged, Trigger
 from coreota.store import FlashStore
 from coreota.topics import Message, Outgoing
@@ -74,6 +75,46 @@ def back_to_back_downloads() -> None:
     lab = Lab()
     for version in ("2.0.0", "3.0.0"):
         updated(lab, version)
+
+
+def default_data_protocol() -> None:
+    """The job offers both protocols; the preferred one is used, and the other not at all."""
+    for protocols, over_http in ((("MQTT", "HTTP"), False), (("HTTP", "MQTT"), True)):
+        lab = Lab(web=LocalWeb(), config=OtaConfig(protocols=protocols))
+        job_id = lab.offer("2.0.0", protocols=("MQTT", "HTTP"))
+        lab.run()
+        assert last(lab, job_id) == ("SUCCEEDED", "accepted v2.0.0")
+        streamed = any("/streams/" in entry[3].topic for entry in lab.broker.log)
+        assert lab.web is not None
+        assert (lab.web.requests > 0, streamed) == (over_http, not over_http)
+
+
+def back_to_back_switch_protocol() -> None:
+    """One update over MQTT, the next over HTTP, the next over MQTT."""
+    lab = Lab(web=LocalWeb(delay=0.01))
+    for version, protocol in (("2.0.0", "MQTT"), ("3.0.0", "HTTP"), ("4.0.0", "MQTT")):
+        job_id = lab.offer(version, protocols=(protocol,))
+        lab.run()
+        assert (last(lab, job_id), runs(lab)) == (("SUCCEEDED", f"accepted v{version}"), (version, True))
+
+
+def presigned_url_expired() -> None:
+    """The address is too old when the device is back: it asks the job for a fresh one, and goes on."""
+    web = LocalWeb(delay=0.1, lifetime=600.0)
+    lab = Lab(image_size=60_000, web=web, config=OtaConfig(blocks_per_request=4))
+    job_id = lab.offer("2.0.0", protocols=("HTTP",))
+    lab.run(until=lambda: lab.received >= 8)
+    lab.device.orchestrator.suspend(lab.clock.now())
+    lab.run_for(3600)
+    update = lab.device.orchestrator._update
+    lab.device.orchestrator.resume(lab.clock.now())
+    lab.run()
+    assert update is not None
+    assert last(lab, job_id) == ("SUCCEEDED", "accepted v2.0.0")
+    assert sum(type(event).__name__ == "Progress" for event in lab.device.events) == 15
+    web = LocalWeb(lifetime=0.0)  # every address is too old at once: asked again once, then the job has failed
+    lab = Lab(web=web)
+    refused(lab, lab.offer("2.0.0", protocols=("HTTP",)), "rejected: url-expired: the server answered status 403")
 
 
 def disconnect_resume() -> None:
@@ -214,7 +255,9 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     "GreaterVersion": greater_version,
     "GreaterVersionMinBlockConfig": min_block_config,
     "GreaterVersionMaxBlockConfig": max_block_config,
+    "DefaultDataProtocol": default_data_protocol,
     "BackToBackDownloads": back_to_back_downloads,
+    "BackToBackSwitchProtocol": back_to_back_switch_protocol,
     "DisconnectResume": disconnect_resume,
     "DisconnectCancelUpdate": disconnect_cancel_update,
     "CancelThenUpdate": cancel_then_update,
@@ -229,6 +272,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     "IncorrectPlatform": incorrect_platform,
     "SingleByteImage": single_byte_image,
     "MissingFilename": missing_filename,
+    "PresignedUrlExpired": presigned_url_expired,
     "RollbackIfUnableToConnectAfterUpdate": rollback_if_unable_to_connect,
 }
 

@@ -419,7 +419,7 @@ def test_no_common_protocol() -> None:
     lab = Lab(config=OtaConfig(protocols=("HTTP",)))
     job_id = lab.offer("2.0.0")
     lab.run()
-    words = "the job offers MQTT, and this device takes none of its own"
+    words = "the job offers MQTT, and this device takes HTTP"
     assert last(lab, job_id) == ("FAILED", f"rejected: protocol-unsupported: {words}")
 
 

@@ -6,10 +6,10 @@
 __all__ = ['KEPT', 'may_cancel', 'Job', 'Execution', 'StatusChange', 'ExecutionChanged', 'pending_order', 'due_notifications',
            'JobsBooks', 'JobsService', 'job_document']
 
-# %% ../../nbs/15_provider_jobs.ipynb #3662f590
+# %% ../../nbs/15_provider_jobs.ipynb #71827ca4
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,12 +170,13 @@ class JobsBooks:
         history.append(StatusChange(now, new.status, new.details, new.version))
         self._events.append(ExecutionChanged(new.job_id, new.thing, new.status, new.details, new.version))
 
-# %% ../../nbs/15_provider_jobs.ipynb #9b3e72c6
+# %% ../../nbs/15_provider_jobs.ipynb #94ab5e4d
 class JobsService(JobsBooks):
     """AWS IoT Jobs as devices see it over MQTT: jobs, their executions, and the replies to requests."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.fill: Callable[[Mapping[str, Any], float], Mapping[str, Any]] = lambda body, now: body  # Fills placeholders
         self.ignored = 0  # Messages that were no request
         self._outgoing: list[Outgoing] = []
 
@@ -342,8 +343,8 @@ class JobsService(JobsBooks):
             self._send(thing_topic(thing, "jobs", "notify-next"), body, now)
 
     def _send(self, topic: str, body: Mapping[str, Any], now: float) -> None:
-        """Queue a message; every one has a timestamp in epoch seconds."""
-        text = json.dumps({"timestamp": int(now), **body}, separators=(",", ":"))
+        """Queue a message; every one has a timestamp in epoch seconds, and its placeholders are filled now."""
+        text = json.dumps({"timestamp": int(now), **self.fill(body, now)}, separators=(",", ":"))
         self._outgoing.append(Message(topic, text.encode()))
 
 # %% ../../nbs/15_provider_jobs.ipynb #1a5fc3c5

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file', 'Lab']
 
-# %% ../../nbs/16a_lab.ipynb #34d236c5
+# %% ../../nbs/16a_lab.ipynb #70ca36ac
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from random import Random
 from types import MappingProxyType
@@ -21,13 +22,14 @@ from ..flash import FlashArea, NorFlash, padded
 from ..image import Version, make_image
 from ..config import OtaConfig
 from ..journal import Journal, journal_size
-from ..orchestrator import MQTT_ONLY, Orchestrator
+from ..orchestrator import DOWNLOADERS, Orchestrator
 from ..states import Progress, State, UpdateStarted
 from ..parser import JobParser, OtaParser
 from ..policy import UpdatePolicy, accept_all
 from ..provider.jobs import StatusChange
-from ..provider.ota import UpdateFile, UpdateProvider
+from ..provider.ota import UpdateFile, UpdateProvider, placeholder
 from ..provider.streams import BytesContent
+from .web import LocalWeb
 from ..signing import CertificateVerifier, Verifier, self_signed_certificate, sign
 from ..store import Store
 from ..swap import slot_kinds
@@ -119,7 +121,7 @@ def update_file(
         image = image[:middle] + bytes([image[middle] ^ 1]) + image[middle + 1 :]
     return UpdateFile("/device/image.bin", BytesContent(image), "/cert.pem", signature=signature)
 
-# %% ../../nbs/16a_lab.ipynb #c6ac493d
+# %% ../../nbs/16a_lab.ipynb #428c6ad3
 class Lab:
     """A provider, a thing that runs an image, and a link between them, on virtual time."""
 
@@ -135,15 +137,17 @@ class Lab:
         bootloader: Bootloader | None = None,  # None: swap-using-move over `flash`
         policy: UpdatePolicy = accept_all,
         self_test: Callable[[], bool | None] = lambda: True,
-        downloaders: Mapping[str, MakeDownloader] = MQTT_ONLY,
+        downloaders: Mapping[str, MakeDownloader] = DOWNLOADERS,
         stores: Mapping[int, Store] = MappingProxyType({}),
         resume: bool = True,  # False: without a journal
+        web: LocalWeb | None = None,  # Serves files over HTTP; None: only MQTT
         thing: str = "lab-thing",
     ) -> None:
         self.thing, self.image_size, self.config = thing, image_size, config or OtaConfig()
         self.clock = VirtualClock()
-        self.broker = LocalBroker(self.clock, link or PerfectLink())
-        self.provider = UpdateProvider()
+        self.web = web
+        self.broker = LocalBroker(self.clock, link or PerfectLink(), web)
+        self.provider = UpdateProvider(presign=web.url if web else None)
         key = lab_key("job")
         certificate = self_signed_certificate(key, "coreota laboratory")
         self.verifier = verifier or CertificateVerifier({"/cert.pem": certificate})
@@ -197,12 +201,16 @@ class Lab:
         *,
         fault: str | None = None,  # See `update_file`
         image: bytes | None = None,  # Instead of noise of the laboratory's size
+        protocols: Sequence[str] = ("MQTT",),  # HTTP needs a web
     ) -> str:  # The job's id
         """Create an OTA update for the thing."""
         update_id = f"v{version.replace('.', '-').replace('+', '-')}"
         content = firmware(version, self.image_size) if image is None else image
         file = update_file(content, lab_key("job"), fault)
-        return self.provider.create_ota_update(update_id, [self.thing], [file], self.clock.now())
+        if self.web and "HTTP" in protocols:
+            self.web.objects[f"{update_id}.bin"] = file.content
+            file = replace(file, url=placeholder(f"https://web.lab/{update_id}.bin"))
+        return self.provider.create_ota_update(update_id, [self.thing], [file], self.clock.now(), protocols)
 
     def settled(self) -> bool:
         """Is every job at its end, and the device waiting for the next one?"""
