@@ -7,7 +7,7 @@ __all__ = ['BootMode', 'DowngradePolicy', 'BootConfig', 'max_image_size', 'reade
            'security_counter', 'counter_refuses', 'too_old', 'empty', 'usable', 'decide', 'update_by_swap',
            'overwrite_update', 'trial_order', 'choose_slot']
 
-# %% ../nbs/10c_boot.ipynb #0b4933de
+# %% ../nbs/10c_boot.ipynb #3f6370f7
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from .errors import RemoteOtaError
 from .flash import FlashError, copy_region, sectors
-from .image import SEC_CNT_TLV, ImageHeader, Read, Version, tlv_areas, validate_image
+from .image import SEC_CNT_TLV, Hardware, ImageHeader, Read, Version, tlv_areas, validate_image
 from coreota.swap import (
     SwapStatus, finish_swap, header_places, read_status, sectors_to_swap, stored_size, swap_slots,
 )
@@ -52,7 +52,7 @@ class DowngradePolicy(StrEnum):
     VERSION = "version"  # a lower version than the running one's
     COUNTER = "security-counter"  # a lower security counter than the running one's, or none where it has one
 
-# %% ../nbs/10c_boot.ipynb #57c75e46
+# %% ../nbs/10c_boot.ipynb #9bd02650
 @dataclass(frozen=True, slots=True)
 class BootConfig:
     """The flash map and the ways of a bootloader."""
@@ -66,6 +66,7 @@ class BootConfig:
     max_img_sectors: int = 128  # Sectors that the status area has room for
     downgrade: DowngradePolicy = DowngradePolicy.ALLOW
     bootstrap: bool = False  # Fill a primary slot without a valid image from the secondary one, unasked
+    hardware: Hardware | None = None  # What the device is: it takes no image for anything else; None: it does not look
 
     @property
     def compatible(self) -> bool:
@@ -123,7 +124,7 @@ class SecurityCounter(Protocol):
     def raise_to(self, value: int) -> None:
         """Make it `value`, 0 to 2**32 - 1; nothing happens where it is that or more. FlashError where it cannot be kept."""
 
-# %% ../nbs/10c_boot.ipynb #194e1483
+# %% ../nbs/10c_boot.ipynb #118b64ff
 @dataclass(frozen=True, slots=True)
 class BootSlots:
     """Both slots, and what an image must fulfil to run from them."""
@@ -153,7 +154,9 @@ class BootSlots:
     ) -> ImageHeader:
         """The header of a valid image; RemoteOtaError says what is wrong with it."""
         try:
-            header = validate_image(reader(slot, base), slot.size, self.config.max_image_size, self.keys)
+            header = validate_image(
+                reader(slot, base), slot.size, self.config.max_image_size, self.keys, self.config.hardware
+            )
         except FlashError as error:
             raise RemoteOtaError("the image reaches beyond its slot", reason="image-size") from error
         if self.counter is not None and counter_refuses(self.counter.read(), security_counter(slot, base)):

@@ -7,7 +7,7 @@ __all__ = ['JOURNAL', 'SYSTEMD_UNIT', 'DeviceOptions', 'options_from', 'GatewayF
            'CommandSelfTest', 'plain', 'record_of', 'words', 'DeviceProgram', 'add_device_command', 'read_options',
            'run_device']
 
-# %% ../nbs/17d_devicetool.ipynb #a564840a
+# %% ../nbs/17d_devicetool.ipynb #95dbc060
 import fcntl
 import json
 import os
@@ -16,7 +16,7 @@ import subprocess
 import tomllib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from importlib import import_module
@@ -28,7 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-# %% ../nbs/17d_devicetool.ipynb #18d4bffd
+# %% ../nbs/17d_devicetool.ipynb #5eb859f9
 from .bootloader import BootConfig, Bootloader, McubootBootloader
 from .certificates import ChainVerifier
 from .config import OtaConfig
@@ -37,7 +37,7 @@ from .errors import LocalOtaError
 from .flash import FlashArea, erased, padded
 from .flashfile import FileFlash
 from .httptransport import HttpTransport
-from .image import Version
+from .image import Hardware, Version
 from .journal import Journal, journal_size
 from .mqtt import AWS_ALPN, PahoTransport, SystemClock, tls_context
 from .orchestrator import Orchestrator
@@ -47,7 +47,7 @@ from .states import JobFinished, OrchestratorEvent, Progress, RebootRequired, St
 from .topics import check_thing_name
 from .transport import Transport, step
 
-# %% ../nbs/17d_devicetool.ipynb #9f651172
+# %% ../nbs/17d_devicetool.ipynb #eb5110a3
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
     """How to run a device on this machine."""
@@ -62,6 +62,8 @@ class DeviceOptions:
     flash_size: int = 8 * 1024 * 1024  # Bytes, of a flash file that is made now; an existing one has its own size
     install: Path | None = None  # A first image, for an empty flash
     image_keys: tuple[Path, ...] = ()  # PEM, public keys or certificates: who may sign images
+    vendor: str = ""  # What the device is: it takes only images for this vendor and class; none: images for any
+    device_class: str = ""
     certificates: Mapping[str, Path] = field(default_factory=dict)  # PEM by the name in a job's certfile: who may sign jobs
     anchors: tuple[Path, ...] = ()  # PEM, trust anchors: then the certificates must lead to one of them
     bootloader: str = ""  # "package.module:factory" of a bootloader of your own; it is called with the options
@@ -233,7 +235,7 @@ def words(record: Mapping[str, Any]) -> str:
     rest = ", ".join(f"{name} {value}" for name, value in record.items() if name not in ("event", "time"))
     return f"{record.get('time', '')} {record['event']}: {rest}".strip()
 
-# %% ../nbs/17d_devicetool.ipynb #5be82355
+# %% ../nbs/17d_devicetool.ipynb #45a454cb
 class DeviceProgram:
     """A device on this machine, from its start to its end."""
 
@@ -271,8 +273,11 @@ class DeviceProgram:
 
     def _bootloader(self, flash: GatewayFlash) -> Bootloader:
         """MCUboot's rules over the flash file, or the user's own."""
-        if not self.options.bootloader:
-            return McubootBootloader(flash.flash, flash.config, [image_key(path) for path in self.options.image_keys])
+        options = self.options
+        if not options.bootloader:
+            hardware = Hardware(options.vendor, options.device_class) if options.vendor or options.device_class else None
+            config = replace(flash.config, hardware=hardware)
+            return McubootBootloader(flash.flash, config, [image_key(path) for path in options.image_keys])
         module, _, name = self.options.bootloader.partition(":")
         try:
             factory = getattr(import_module(module), name)
@@ -334,7 +339,7 @@ class DeviceProgram:
     def _say(self, event: str, **details: str) -> None:
         self.log({"event": event, **details})
 
-# %% ../nbs/17d_devicetool.ipynb #7b0aa628
+# %% ../nbs/17d_devicetool.ipynb #7727b1fc
 def add_device_command(
     commands: Any,  # Of an ArgumentParser: what add_subparsers returned
 ) -> None:
@@ -360,6 +365,8 @@ def add_device_command(
         "--certificate", action="append", metavar="NAME=FILE", help="PEM: who may sign jobs, by the certfile in the job"
     )
     device.add_argument("--anchor", action="append", metavar="FILE", help="PEM: certificates must lead to it")
+    device.add_argument("--vendor", metavar="NAME", help="take only images for this vendor")
+    device.add_argument("--device-class", metavar="NAME", help="and for this class of its devices")
     device.add_argument("--bootloader", metavar="MODULE:FACTORY", help="a bootloader of your own")
     device.add_argument("--self-test", metavar="COMMAND", help="exit status 0: the new image is well")
     device.add_argument("--self-test-timeout", type=float, metavar="SECONDS", help="until the old image comes back")
@@ -367,7 +374,7 @@ def add_device_command(
     device.add_argument("--log-format", choices=("text", "json"), default="text", help="one line for each event")
     device.set_defaults(run=run_device)
 
-# %% ../nbs/17d_devicetool.ipynb #9fa33fed
+# %% ../nbs/17d_devicetool.ipynb #54b54ef4
 def read_options(
     arguments: Namespace,  # As the command line gives them
 ) -> DeviceOptions:
@@ -380,7 +387,7 @@ def read_options(
         except tomllib.TOMLDecodeError as error:
             raise LocalOtaError(f"{arguments.config} is no TOML: {error}", reason="config", advice="see toml.io") from error
     table, ota = dict(document.get("device", {})), dict(document.get("ota", {}))
-    for name in ("thing", "endpoint", "port", "flash_size", "bootloader", "self_test", "once"):
+    for name in ("thing", "endpoint", "port", "flash_size", "vendor", "device_class", "bootloader", "self_test", "once"):
         if getattr(arguments, name) is not None:
             table[name] = getattr(arguments, name)
     for name in _PATHS:

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'MAGIC', 'TLV_MAGIC', 'PROTECTED_MAGIC', 'SHA256_TLV', 'KEYHASH_TLV', 'ECDSA_TLV', 'SEC_CNT_TLV',
-           'REFUSED_FLAGS', 'Read', 'Version', 'ImageHeader', 'Tlv', 'Image', 'tlv_areas', 'make_image', 'parse_image',
-           'validate_image']
+           'VENDOR_TLV', 'CLASS_TLV', 'REFUSED_FLAGS', 'Read', 'Version', 'ImageHeader', 'Tlv', 'Image', 'tlv_areas',
+           'Hardware', 'check_hardware', 'make_image', 'parse_image', 'validate_image']
 
-# %% ../nbs/10_image.ipynb #0fb0310f
+# %% ../nbs/10_image.ipynb #ae5a8e70
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -63,10 +65,11 @@ class Version:
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}.{self.revision}" + (f"+{self.build}" if self.build else "")
 
-# %% ../nbs/10_image.ipynb #79a16b19
+# %% ../nbs/10_image.ipynb #47288cc1
 HEADER = struct.Struct("<IIHHIIBBHII")
 MAGIC, TLV_MAGIC, PROTECTED_MAGIC = 0x96F3B83D, 0x6907, 0x6908
 SHA256_TLV, KEYHASH_TLV, ECDSA_TLV, SEC_CNT_TLV = 0x10, 0x01, 0x22, 0x50
+VENDOR_TLV, CLASS_TLV = 0x74, 0x75
 REFUSED_FLAGS = 0x004 | 0x008 | 0x200 | 0x400 | 0x800  # Encrypted with AES-128 or AES-256; compressed in three ways
 
 # %% ../nbs/10_image.ipynb #20f2e667
@@ -177,12 +180,45 @@ def tlv_areas(
         raise RemoteOtaError(f"the TLV area begins with {magic:#06x}", reason="image-tlv")
     return (at + 4, start) if start > at else (at, at), (start + 4, start + total)
 
+# %% ../nbs/10_image.ipynb #c1aa86ad
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What an image is for, or what a device is."""
+
+    vendor: str  # A domain name such as "acme.example", or a UUID
+    device_class: str  # A name such as "pump-7", or a UUID
+
+    def tlvs(self) -> tuple["Tlv", "Tlv"]:
+        """As they stand in the protected area (imgtool: UUID_VID, UUID_CID); LocalOtaError for a name that is empty."""
+        if not self.vendor.strip() or not self.device_class.strip():
+            raise LocalOtaError("hardware has a vendor and a class", reason="hardware", advice="name both")
+        vendor = _uuid(NAMESPACE_DNS, self.vendor)
+        return Tlv(VENDOR_TLV, vendor.bytes), Tlv(CLASS_TLV, _uuid(vendor, self.device_class).bytes)
+
+
+def _uuid(namespace: UUID, text: str) -> UUID:
+    """A UUID that is written out, or the one that a name makes (RFC 4122, version 5)."""
+    written = re.fullmatch(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text)
+    return UUID(text) if written else uuid5(namespace, text)
+
+# %% ../nbs/10_image.ipynb #88b82ee9
+def check_hardware(
+    protected: Sequence["Tlv"],  # Of an image whose signature was verified
+    hardware: Hardware,  # What the device is
+) -> None:
+    """Is the image for this hardware? RemoteOtaError with reason hardware-mismatch where not, or where it does not say."""
+    found = {tlv.kind: tlv.data for tlv in protected}
+    for tlv, what in zip(hardware.tlvs(), (f"vendor {hardware.vendor}", f"class {hardware.device_class}"), strict=True):
+        if found.get(tlv.kind) != tlv.data:
+            raise RemoteOtaError(f"the image is not for hardware of {what}", reason="hardware-mismatch",
+                                 advice="build and sign it for this hardware (imgtool sign --vid ... --cid ...)")
+
 # %% ../nbs/10_image.ipynb #482469d4
 def _key_hash(key: ec.EllipticCurvePublicKey) -> bytes:
     """SHA-256 of the key's DER SubjectPublicKeyInfo: how an image names the key that signed it."""
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
-# %% ../nbs/10_image.ipynb #d1578c4f
+# %% ../nbs/10_image.ipynb #e5226acb
 def make_image(
     payload: bytes,  # The program
     version: Version,
@@ -190,6 +226,7 @@ def make_image(
     key: ec.EllipticCurvePrivateKey | None = None,  # P-256; None: digest only
     header_size: int = 32,  # Bytes, 32 to 65535; what is more than 32 is filled with 0xFF
     security_counter: int | None = None,  # 0 to 2**32 - 1; None: none
+    hardware: Hardware | None = None,  # What it is for; None: it does not say
 ) -> bytes:
     """Make an image as `imgtool sign` does; the same arguments give the same bytes. LocalOtaError for what cannot be."""
     if not 32 <= header_size <= 0xFFFF or not 0 <= (security_counter or 0) <= 0xFFFFFFFF:
@@ -198,6 +235,7 @@ def make_image(
     if key is not None and not isinstance(key.curve, ec.SECP256R1):
         raise LocalOtaError(f"an image key on the curve {key.curve.name}", reason="key-type", advice="take P-256")
     entries = b"" if security_counter is None else Tlv(SEC_CNT_TLV, struct.pack("<I", security_counter)).to_bytes()
+    entries += b"".join(tlv.to_bytes() for tlv in hardware.tlvs()) if hardware else b""
     protected = struct.pack("<HH", PROTECTED_MAGIC, 4 + len(entries)) + entries if entries else b""
     header = ImageHeader(version, header_size, len(protected), len(payload))
     covered = header.to_bytes().ljust(header_size, b"\xff") + payload + protected
@@ -262,12 +300,13 @@ def _digest(read: Read, size: int, piece: int = 65536) -> bytes:
         digest.update(_exactly(read, offset, min(piece, size - offset)))
     return digest.digest()
 
-# %% ../nbs/10_image.ipynb #af04797d
+# %% ../nbs/10_image.ipynb #7d455265
 def validate_image(
     read: Read,  # (offset, length) in the slot
     slot_size: int,  # Bytes
     max_size: int,  # Bytes that the image may have, TLVs included
     keys: Sequence[ec.EllipticCurvePublicKey],  # Whose signatures count
+    hardware: Hardware | None = None,  # What the device is; None: it takes images for any
 ) -> ImageHeader:
     """May this image run here? RemoteOtaError with the reason why not (MCUboot: bootutil_img_validate)."""
     header = ImageHeader.parse(_exactly(read, 0, 32))
@@ -284,4 +323,6 @@ def validate_image(
     tlvs = (*_area(read, *protected), *_area(read, start, end))
     if not _signed(tlvs, _digest(read, covered), keys):
         raise RemoteOtaError("no known key signed the image", reason="image-signature", advice="sign it with a key the device knows")
+    if hardware is not None:
+        check_hardware(tuple(_area(read, *protected)), hardware)
     return header

@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from coreota.bootloader import McubootBootloader
 from coreota.codec import CborCodec, DataBlock, StreamTopics
 from coreota.config import OtaConfig
+from coreota.counter import FlashCounter
 from coreota.flash import NorFlash
+from coreota.image import Hardware, Version, make_image
 from coreota.provider.ota import UpdateFile, ota_document
 from coreota.provider.streams import BytesContent
-from coreota.sim.lab import Lab, firmware, lab_key, update_file
+from coreota.sim.lab import Lab, firmware, install, lab_key, update_file
 from coreota.sim.link import LossyLink
 from coreota.sim.web import LocalWeb
 from coreota.states import JobFinished, State, StateChanged, Trigger
@@ -216,7 +219,12 @@ def corrupt_image_after_signing() -> None:
 
 
 def incorrect_platform() -> None:
-    """A program for another kind of machine, signed by the provider, and refused at its first block."""
+    """A good image, signed by its maker, for another of the maker's devices; and a program that is no image at all."""
+    pump, valve = Hardware("acme.example", "pump-7"), Hardware("acme.example", "valve-2")
+    for other in (valve, Hardware("other.example", "pump-7"), None):
+        lab = Lab(hardware=pump)
+        image = firmware("2.0.0", 9000, hardware=other)
+        refused(lab, lab.offer("2.0.0", image=image), "rejected: hardware-mismatch: the image is not for hardware of ")
     lab = Lab()
     elf = b"\x7fELF" + bytes(20_000)
     refused(lab, lab.offer("2.0.0", image=elf), "rejected: image-magic: the image begins with 0x464c457f")
@@ -396,6 +404,20 @@ def rollback() -> None:
     lab.run()
     assert last(lab, job_id) == ("FAILED", "rejected: downgrade: version 1.0.0 is older than 3.0.0, which runs")
     assert (*runs(lab), lab.device.boots) == ("3.0.0", True, 1)
+    # A newer version with an older security counter: the counter says what the version can hide.
+    lab = Lab()
+    counter = FlashCounter(NorFlash(2 * 4096))
+    counter.raise_to(5)
+    image = make_image(bytes(9000), Version(2), key=lab_key("image"), security_counter=4)
+    keys = [lab_key("image").public_key()]
+    first = make_image(bytes(9000), Version(1), key=lab_key("image"), security_counter=5)
+    lab.flash = NorFlash(lab.flash.size)
+    install(lab.flash, lab.boot_config, first)
+    lab = Lab(bootloader=McubootBootloader(lab.flash, lab.boot_config, keys, counter))
+    job_id = lab.offer("2.0.0", image=image)
+    lab.run()
+    assert (last(lab, job_id)[0], last(lab, job_id)[1][:28]) == ("FAILED", "rejected: security-counter: ")
+    assert (*runs(lab), lab.device.boots) == ("1.0.0", True, 1)
 
 
 def flooded(indices: Sequence[int], length: int) -> tuple[Lab, str]:

@@ -24,7 +24,16 @@ from hypothesis import strategies as st
 
 from coreota.check import failure
 from coreota.errors import LocalOtaError, RemoteOtaError
-from coreota.image import ImageHeader, Tlv, Version, make_image, parse_image, validate_image
+from coreota.image import (
+    Hardware,
+    ImageHeader,
+    Tlv,
+    Version,
+    check_hardware,
+    make_image,
+    parse_image,
+    validate_image,
+)
 
 IMGTOOL = str(Path(sys.executable).with_name("imgtool"))
 TEST_KEY = ec.derive_private_key(2026, ec.SECP256R1())
@@ -92,6 +101,50 @@ def test_we_take_imgtools(extra: list[str], tmp_path: Path, key_file: Path) -> N
     parsed = parse_image(image)
     assert (parsed.payload, parsed.header.version) == (payload, Version(2, 1, 0, 3))
     assert bool(parsed.protected) == bool(extra and extra != ["--pad-sig"])
+
+
+PUMP = Hardware("acme.example", "pump-7")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "device_class"),
+    [("acme.example", "pump-7"), ("12345678-1234-5678-1234-567812345678", "0" * 32), ("a" * 60, "ü")],
+)
+def test_hardware_as_imgtool_writes_it(vendor: str, device_class: str, tmp_path: Path, key_file: Path) -> None:
+    """The same two TLVs, in the same order, made of names or of UUIDs."""
+    source, target = tmp_path / "payload.bin", tmp_path / "image.bin"
+    source.write_bytes(bytes(100))
+    flags = ["--header-size", "0x20", "--pad-header", "--align", "8", "--slot-size", "0x10000", "--version", "1.0.0"]
+    names = ["--vid", vendor, "--cid", device_class]
+    assert imgtool("sign", "-k", str(key_file), *flags, *names, "-s", "3", str(source), str(target)) == 0
+    hardware = Hardware(vendor, device_class)
+    ours = make_image(bytes(100), Version(1), key=TEST_KEY, security_counter=3, hardware=hardware)
+    assert parse_image(target.read_bytes()).protected == parse_image(ours).protected
+    check_hardware(parse_image(target.read_bytes()).protected, hardware)
+    target.write_bytes(ours)
+    assert imgtool("verify", "-k", str(key_file), str(target)) == 0
+
+
+@pytest.mark.parametrize(
+    "other", [None, Hardware("acme.example", "valve-2"), Hardware("evil.example", "pump-7"), Hardware("x", "y")]
+)
+def test_images_for_other_hardware(other: Hardware | None) -> None:
+    """Refused, and so is one that does not say; without an identity a device takes them all."""
+    image = make_image(bytes(100), Version(1), key=TEST_KEY, hardware=other)
+
+    def read(offset: int, length: int) -> bytes:
+        return image[offset : offset + length]
+
+    validate_image(read, 65_536, 65_536, [TEST_KEY.public_key()])
+    with pytest.raises(RemoteOtaError) as caught:
+        validate_image(read, 65_536, 65_536, [TEST_KEY.public_key()], PUMP)
+    assert caught.value.reason == "hardware-mismatch"
+
+
+@pytest.mark.parametrize("names", [("", "a"), ("a", " ")])
+def test_hardware_has_two_names(names: tuple[str, str]) -> None:
+    with pytest.raises(LocalOtaError, match="a vendor and a class"):
+        Hardware(*names).tlvs()
 
 
 def test_every_bit_counts() -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file', 'Lab']
 
-# %% ../../nbs/16a_lab.ipynb #70ca36ac
+# %% ../../nbs/16a_lab.ipynb #183e9f70
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -19,7 +19,7 @@ from ..bootloader import BootConfig, Bootloader, McubootBootloader, stored_image
 from ..device import Device
 from ..errors import LocalOtaError
 from ..flash import FlashArea, NorFlash, padded
-from ..image import Version, make_image
+from ..image import Hardware, Version, make_image
 from ..config import OtaConfig
 from ..journal import Journal, journal_size
 from ..orchestrator import DOWNLOADERS, Orchestrator
@@ -53,16 +53,17 @@ def noise(
     """Bytes that do not compress."""
     return Random(seed).randbytes(size)
 
-# %% ../../nbs/16a_lab.ipynb #fdf34f6d
+# %% ../../nbs/16a_lab.ipynb #09a429cb
 def firmware(
     version: str,  # For instance "2.0.0"
     size: int,  # Bytes of payload; header, TLVs and signature come on top
     payload: bytes | None = None,  # Instead of noise
     key: ec.EllipticCurvePrivateKey | None = None,  # Signs the image; None: the laboratory's image key
+    hardware: Hardware | None = None,  # What it is for; None: it does not say
 ) -> bytes:
     """A signed image in MCUboot's format."""
     content = noise(size, f"firmware {version}") if payload is None else payload
-    return make_image(content, Version.parse(version), key=key or lab_key("image"))
+    return make_image(content, Version.parse(version), key=key or lab_key("image"), hardware=hardware)
 
 # %% ../../nbs/16a_lab.ipynb #92c7d37a
 def boot_config(
@@ -121,7 +122,7 @@ def update_file(
         image = image[:middle] + bytes([image[middle] ^ 1]) + image[middle + 1 :]
     return UpdateFile("/device/image.bin", BytesContent(image), "/cert.pem", signature=signature)
 
-# %% ../../nbs/16a_lab.ipynb #428c6ad3
+# %% ../../nbs/16a_lab.ipynb #d3418252
 class Lab:
     """A provider, a thing that runs an image, and a link between them, on virtual time."""
 
@@ -141,6 +142,7 @@ class Lab:
         stores: Mapping[int, Store] = MappingProxyType({}),
         resume: bool = True,  # False: without a journal
         web: LocalWeb | None = None,  # Serves files over HTTP; None: only MQTT
+        hardware: Hardware | None = None,  # What the thing is; None: it takes images for any
         thing: str = "lab-thing",
     ) -> None:
         self.thing, self.image_size, self.config = thing, image_size, config or OtaConfig()
@@ -151,12 +153,12 @@ class Lab:
         key = lab_key("job")
         certificate = self_signed_certificate(key, "coreota laboratory")
         self.verifier = verifier or CertificateVerifier({"/cert.pem": certificate})
-        self.boot_config = boot_config(image_size + 1024)
+        self.hardware, self.boot_config = hardware, replace(boot_config(image_size + 1024), hardware=hardware)
         slots = 2 * self.boot_config.primary[1]
         journal = journal_size(block_count(slots // 2, self.config.block_size))
         self.flash = NorFlash(slots + journal)
         self.journal_area = FlashArea(self.flash, slots, journal) if resume else None
-        install(self.flash, self.boot_config, firmware(running, image_size))
+        install(self.flash, self.boot_config, firmware(running, image_size, hardware=hardware))
         self.bootloader = bootloader or McubootBootloader(self.flash, self.boot_config, [lab_key("image").public_key()])
         self.parsers, self.policy, self.self_test = parsers, policy, self_test
         self.downloaders, self.stores = downloaders, stores
@@ -205,7 +207,7 @@ class Lab:
     ) -> str:  # The job's id
         """Create an OTA update for the thing."""
         update_id = f"v{version.replace('.', '-').replace('+', '-')}"
-        content = firmware(version, self.image_size) if image is None else image
+        content = firmware(version, self.image_size, hardware=self.hardware) if image is None else image
         file = update_file(content, lab_key("job"), fault)
         if self.web and "HTTP" in protocols:
             self.web.objects[f"{update_id}.bin"] = file.content
