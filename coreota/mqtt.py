@@ -46,7 +46,7 @@ def quality(
     """The quality of service for a topic: 0 for streams, 1 for all else."""
     return 0 if "/streams/" in topic else 1
 
-# %% ../nbs/13a_mqtt.ipynb #2e37232a
+# %% ../nbs/13a_mqtt.ipynb #2576bb87
 def backoff(
     failures: int,  # In a row, from 1
     shortest: float,  # Seconds
@@ -54,7 +54,7 @@ def backoff(
     random: Random,  # Where chance comes from
 ) -> float:  # Seconds, between shortest and the limit of this failure
     """How long to wait before the next try to connect."""
-    limit = min(longest, shortest * 2.0 ** min(failures - 1, 32))
+    limit = min(longest, shortest * 2.0 ** min(failures, 32))
     return shortest + (limit - shortest) * random.random()
 
 # %% ../nbs/13a_mqtt.ipynb #f91fc397

@@ -127,7 +127,13 @@ def test_backoff_keeps_its_bounds(failures: int, shortest: float, more: float, s
     """Between the shortest wait and the smaller of twice as much for each failure and the longest."""
     longest = shortest + more
     wait = backoff(failures, shortest, longest, Random(seed))
-    assert shortest <= wait <= min(longest, shortest * 2.0 ** min(failures - 1, 64)) + 1e-9
+    assert shortest <= wait <= min(longest, shortest * 2.0 ** min(failures, 64)) + 1e-9
+
+
+def test_the_first_try_is_spread_too() -> None:
+    """Two hundred devices that lose one broker do not come back in the same moment."""
+    waits = sorted(backoff(1, 1.0, 30.0, Random(device)) for device in range(200))
+    assert (waits[0] < 1.1, waits[-1] > 1.9, len(set(waits))) == (True, True, 200)
 
 
 def test_quality() -> None:
