@@ -7,18 +7,18 @@ __all__ = ['BootMode', 'DowngradePolicy', 'BootConfig', 'max_image_size', 'reade
            'security_counter', 'counter_refuses', 'too_old', 'empty', 'usable', 'decide', 'update_by_swap',
            'overwrite_update', 'trial_order', 'choose_slot']
 
-# %% ../nbs/10c_boot.ipynb #3f6370f7
+# %% ../nbs/10c_boot.ipynb #17f018d6
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import unpack_from
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from .errors import RemoteOtaError
 from .flash import FlashError, copy_region, sectors
 from .image import SEC_CNT_TLV, Hardware, ImageHeader, Read, Version, tlv_areas, validate_image
+from .imagekeys import ImagePublicKey
 from coreota.swap import (
     SwapStatus, finish_swap, header_places, read_status, sectors_to_swap, stored_size, swap_slots,
 )
@@ -124,7 +124,7 @@ class SecurityCounter(Protocol):
     def raise_to(self, value: int) -> None:
         """Make it `value`, 0 to 2**32 - 1; nothing happens where it is that or more. FlashError where it cannot be kept."""
 
-# %% ../nbs/10c_boot.ipynb #118b64ff
+# %% ../nbs/10c_boot.ipynb #dae32be1
 @dataclass(frozen=True, slots=True)
 class BootSlots:
     """Both slots, and what an image must fulfil to run from them."""
@@ -132,7 +132,7 @@ class BootSlots:
     primary: Slot
     secondary: Slot
     config: BootConfig
-    keys: tuple[EllipticCurvePublicKey, ...]
+    keys: tuple[ImagePublicKey, ...]
     counter: SecurityCounter | None = None  # What no image's security counter may be below; None: anything goes
 
     @property

@@ -6,12 +6,11 @@
 __all__ = ['BootResult', 'boot_story', 'Bootloader', 'runs_on_trial', 'sectors_to_prepare', 'stored_images', 'McubootBootloader',
            'BootConfig', 'BootMode', 'DowngradePolicy']
 
-# %% ../nbs/11_bootloader.ipynb #919bcd0d
+# %% ../nbs/11_bootloader.ipynb #1b356d5f
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from coreota.boot import (
     BootConfig, BootMode, BootSlots, DowngradePolicy, SecurityCounter, choose_slot, header_in, overwrite_update, reader, too_old, update_by_swap,
@@ -20,6 +19,7 @@ from .errors import LocalOtaError, RemoteOtaError
 from .counter import raise_counter
 from .flash import BytesLike, Flash, FlashError, padded, sectors
 from .image import HEADER, ImageHeader, Version
+from .imagekeys import ImagePublicKey
 from .overwrite import bootstrap, overwrite_fast_update
 from .swap import slot_kinds, stored_size
 from .swapoffset import update_by_offset
@@ -122,7 +122,7 @@ def stored_images(
                 images[f"{name} ({slot.name})" if name in images else name] = slot.read(base, stored_size(reader(slot, base)))
     return images
 
-# %% ../nbs/11_bootloader.ipynb #b9c9fb35
+# %% ../nbs/11_bootloader.ipynb #4f88a0bc
 class McubootBootloader:
     """A Bootloader that leaves the same bytes on flash as MCUboot."""
 
@@ -130,7 +130,7 @@ class McubootBootloader:
         self,
         flash: Flash,
         config: BootConfig,
-        keys: Sequence[EllipticCurvePublicKey],  # An image must be signed with one of them
+        keys: Sequence[ImagePublicKey],  # An image must be signed with one of them
         counter: SecurityCounter | None = None,  # What no image's security counter may be below; None: anything goes
     ) -> None:
         if (flash.sector_size, flash.write_size) != (config.sector_size, config.write_align):

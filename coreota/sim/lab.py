@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file', 'Lab']
 
-# %% ../../nbs/16a_lab.ipynb #183e9f70
+# %% ../../nbs/16a_lab.ipynb #f701b127
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -20,6 +20,7 @@ from ..device import Device
 from ..errors import LocalOtaError
 from ..flash import FlashArea, NorFlash, padded
 from ..image import Hardware, Version, make_image
+from ..imagekeys import ImagePrivateKey
 from ..config import OtaConfig
 from ..journal import Journal, journal_size
 from ..orchestrator import DOWNLOADERS, Orchestrator
@@ -53,12 +54,12 @@ def noise(
     """Bytes that do not compress."""
     return Random(seed).randbytes(size)
 
-# %% ../../nbs/16a_lab.ipynb #09a429cb
+# %% ../../nbs/16a_lab.ipynb #10231fa9
 def firmware(
     version: str,  # For instance "2.0.0"
     size: int,  # Bytes of payload; header, TLVs and signature come on top
     payload: bytes | None = None,  # Instead of noise
-    key: ec.EllipticCurvePrivateKey | None = None,  # Signs the image; None: the laboratory's image key
+    key: ImagePrivateKey | None = None,  # Signs the image; None: the laboratory's image key
     hardware: Hardware | None = None,  # What it is for; None: it does not say
 ) -> bytes:
     """A signed image in MCUboot's format."""
