@@ -6,10 +6,11 @@
 __all__ = ['BytesLike', 'Flash', 'FlashError', 'PowerCut', 'erased', 'padded', 'sectors', 'sector_kinds', 'Storage', 'NorFlash',
            'FlashArea', 'copy_region', 'Operation', 'FlashRecorder', 'flash_picture']
 
-# %% ../nbs/09_flash.ipynb #52385868
+# %% ../nbs/09_flash.ipynb #cbaac73f
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from random import Random
 from sys import maxsize
 from typing import Literal, Protocol
 
@@ -97,7 +98,10 @@ class Storage(Protocol):
 
     def __setitem__(self, key: slice, value: BytesLike, /) -> None: ...
 
-# %% ../nbs/09_flash.ipynb #58707756
+# %% ../nbs/09_flash.ipynb #eebbc7d2
+_WHOLE: tuple[float, int | None, int | None] = (0.0, None, None)  # No operation is torn: those that fail do nothing
+
+# %% ../nbs/09_flash.ipynb #6d64ce99
 class NorFlash:
     """A strict NOR flash that counts operations and wear, and loses power when told to."""
 
@@ -118,7 +122,7 @@ class NorFlash:
         self.storage: Storage = bytearray(b"\xff" * size) if storage is None else storage
         self.operations = 0
         self.wear = [0] * (size // sector_size)
-        self._limit, self._torn = maxsize, 0.0
+        self._limit, self._tear = maxsize, _WHOLE
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes at `offset`; FlashError outside the flash."""
@@ -137,8 +141,7 @@ class NorFlash:
         if self.storage[offset:end] != erased(length):
             raise FlashError(f"write at {offset:#x} meets programmed bytes", reason="flash-not-erased", advice="erase the sector first")
         if self.operations >= self._limit:
-            done = self._lose_power(length)
-            self.storage[offset : offset + done] = data[:done]
+            self.storage[offset:end] = self._torn_content(self.storage[offset:end], bytes(data))
             raise PowerCut(f"in operation {self.operations + 1}: write of {length} bytes at {offset:#x}")
         self.storage[offset:end] = data
         self.operations += 1
@@ -150,8 +153,8 @@ class NorFlash:
         if not 0 <= offset < self.size:
             raise self._outside("erase", offset, self.sector_size)
         if self.operations >= self._limit:
-            done = self._lose_power(self.sector_size)
-            self.storage[offset : offset + done] = erased(done)
+            end = offset + self.sector_size
+            self.storage[offset:end] = self._torn_content(self.storage[offset:end], erased(self.sector_size))
             raise PowerCut(f"in operation {self.operations + 1}: erase at {offset:#x}")
         self.storage[offset : offset + self.sector_size] = erased(self.sector_size)
         self.wear[offset // self.sector_size] += 1
@@ -162,18 +165,27 @@ class NorFlash:
         operations: int,  # Writes and erases that still succeed
         *,
         torn: float = 0.0,  # Part of the next one that is done all the same, 0 to 1, in whole write units
+        torn_bytes: int | None = None,  # Instead of a part: so many of its bytes
+        torn_bits: int | None = None,  # A seed: behind that, each bit is done or not by chance
     ) -> None:
         """Let the power fail in the write or erase after so many; everything after it fails as well, until `power_on`."""
-        self._limit, self._torn = self.operations + operations, torn
+        self._limit, self._tear = self.operations + operations, (torn, torn_bytes, torn_bits)
 
     def power_on(self) -> None:
         """Give power back; what the cut left stays as it is."""
-        self._limit, self._torn = maxsize, 0.0
+        self._limit, self._tear = maxsize, _WHOLE
 
-    def _lose_power(self, length: int) -> int:
-        """How many bytes of the operation are done; only the first one is torn, later ones do nothing."""
-        done, self._torn = int(length * self._torn) // self.write_size * self.write_size, 0.0
-        return done
+    def _torn_content(self, old: bytes | bytearray, new: bytes) -> bytes:
+        """What is left of an operation in which the power fails; only the first one is torn, later ones do nothing."""
+        (part, exact, seed), self._tear = self._tear, _WHOLE
+        done = int(len(new) * part) // self.write_size * self.write_size if exact is None else min(exact, len(new))
+        rest = bytes(old[done:])
+        if seed is not None:
+            mask, before, after = (
+                int.from_bytes(data) for data in (Random(seed).randbytes(len(rest)), rest, new[done:])
+            )
+            rest = (before & ~mask | after & mask).to_bytes(len(rest))
+        return new[:done] + rest
 
     def _outside(self, verb: str, offset: int, length: int) -> FlashError:
         return FlashError(f"{verb} of {length} bytes at {offset:#x} is outside the {self.size} bytes", reason="flash-range")
