@@ -88,7 +88,7 @@ def tls_context(
         context.set_alpn_protocols(list(alpn))
     return context
 
-# %% ../nbs/13a_mqtt.ipynb #e9ead91c
+# %% ../nbs/13a_mqtt.ipynb #c97efed8
 class PahoTransport:
     """A connection to an MQTT broker (3.1.1); loses its link and finds it again without help."""
 
@@ -187,8 +187,8 @@ class PahoTransport:
                 self._fail(error.message)
             return
         if (self._opening or self._unacknowledged) and time.monotonic() > self._asked_at + self.answer_timeout:
-            self._client.disconnect()
             self._lost("the broker does not answer")
+            self._client.disconnect()
             return
         code = self._client.loop(wait)
         seen = -1

@@ -1,16 +1,20 @@
 """The paho transport over two real brokers."""
 
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
+from brokers import TlsBroker
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coreota.errors import LocalOtaError
-from coreota.mqtt import PahoTransport, backoff, quality
+from coreota.mqtt import AWS_ALPN, PahoTransport, backoff, quality, tls_context
 from coreota.provider.broker import EmbeddedBroker
 from coreota.topics import Message, Subscribe
 from coreota.transport import Connected, Disconnected, Incoming
@@ -113,6 +117,70 @@ def test_nobody_there() -> None:
     """A wrong address is said at once, by name."""
     with pytest.raises(LocalOtaError, match=r"127\.0\.0\.1:1"):
         PahoTransport("127.0.0.1", 1, client_id="lost")
+
+
+def test_alpn_tells_mqtt_from_its_neighbours(mosquitto_tls: TlsBroker) -> None:
+    """On port 443 the TLS handshake says which protocol is meant; the client shows its certificate."""
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(mosquitto_tls.ca))
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_cert_chain(mosquitto_tls.folder / "server.crt", mosquitto_tls.folder / "server.key")
+    server.set_alpn_protocols(["http/1.1", AWS_ALPN])
+    client = tls_context(mosquitto_tls.ca, *mosquitto_tls.credentials("gateway-1"), alpn=[AWS_ALPN])
+    here, there = socket.socketpair()
+    seen: list[object] = []
+
+    def answer() -> None:
+        with server.wrap_socket(there, server_side=True) as side:
+            seen.extend([side.selected_alpn_protocol(), bool(side.getpeercert())])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with client.wrap_socket(here, server_hostname="localhost") as side:
+        seen.append(side.selected_alpn_protocol())
+        thread.join(10)
+    assert seen.count(AWS_ALPN) == 2
+    assert True in seen
+
+
+@pytest.mark.parametrize("name", ["ca", "certificate"])
+def test_tls_files_that_are_none(name: str, mosquitto_tls: TlsBroker, tmp_path: Path) -> None:
+    """Missing, and not PEM: the file is named."""
+    wrong = tmp_path / "wrong.pem"
+    files = {"ca": str(mosquitto_tls.ca), "certificate": str(mosquitto_tls.credentials("a")[0])}
+    key = str(mosquitto_tls.credentials("a")[1])
+    for content in (None, b"hello"):
+        if content is not None:
+            wrong.write_bytes(content)
+        given = files | {name: str(wrong)}
+        with pytest.raises(LocalOtaError, match=r"wrong\.pem"):
+            tls_context(given["ca"], given["certificate"], key)
+
+
+def test_a_broker_that_never_acknowledges() -> None:
+    """It takes the connection and says nothing: after `answer_timeout` that counts as lost, and is tried again."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        problems: list[str] = []
+        transport = PahoTransport(
+            "127.0.0.1", deaf.getsockname()[1], client_id="x", answer_timeout=0.2, shortest_wait=0.01, longest_wait=0.02
+        )
+        transport.on_problem = problems.append
+        deadline = time.monotonic() + 20
+        while len(problems) < 2 and time.monotonic() < deadline:
+            assert transport.receive(0.1) == []
+        assert problems[:2] == ["the broker does not answer"] * 2
+        transport.close()
+
+
+def test_the_queue_has_a_bound() -> None:
+    """Offline, the oldest messages go, and no subscription does."""
+    transport = PahoTransport("127.0.0.1", 1, client_id="x", patient=True, max_queue=10)
+    transport.send([Subscribe("a"), *(Message("m", b"%d" % n) for n in range(50)), Subscribe("b")])
+    assert transport.dropped == 42
+    assert [type(item).__name__ for item in transport._outbox].count("Subscribe") == 2
+    assert next(item.payload for item in transport._outbox if isinstance(item, Message)) == b"42"
+    transport.close()
 
 
 def test_no_delay(transports: tuple[PahoTransport, PahoTransport]) -> None:

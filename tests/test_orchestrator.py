@@ -236,6 +236,21 @@ def test_lost_notification() -> None:
     assert (lab.clock.now(), last(lab, job_id)[0]) == (900.0, "SUCCEEDED")
 
 
+def test_a_notification_that_repeats() -> None:
+    """The same notify-next again and again, in the middle of a download, changes nothing."""
+    lab = Lab(image_size=100_000, link=slow())
+    lab.run()
+    job_id = lab.offer("2.0.0")
+    lab.run(until=lambda: lab.received >= 3)
+    told = [entry[3] for entry in lab.broker.log if entry[3].topic.endswith(("/notify-next", "/notify"))]
+    assert told
+    for message in told * 10:
+        lab.device.receive(message, lab.clock.now())
+    lab.run()
+    assert last(lab, job_id)[0] == "SUCCEEDED"
+    assert sum(isinstance(event, Progress) for event in lab.device.events) == 25
+
+
 class OnlyNotify(LossyLink):
     """Loses notify-next, not notify."""
 
