@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UpdateFile', 'pieces', 'file_signature', 'file_entry', 'ota_document', 'placeholder', 'fill_placeholders',
-           'UpdateProvider']
+           'fill_documents', 'UpdateProvider']
 
 # %% ../../nbs/15b_provider_ota.ipynb #6757a218
 import base64
@@ -121,7 +121,21 @@ def fill_placeholders(
         return {name: fill_placeholders(one, presign, now) for name, one in value.items()}
     return [fill_placeholders(one, presign, now) for one in value] if isinstance(value, list) else value
 
-# %% ../../nbs/15b_provider_ota.ipynb #b30e13f0
+# %% ../../nbs/15b_provider_ota.ipynb #97bd64ca
+def fill_documents(
+    body: Mapping[str, Any],  # Of a Jobs message that goes out
+    presign: Callable[[str, float], str],  # An address and now, to a signed address
+    now: float,  # Epoch seconds
+) -> dict[str, Any]:
+    """The same body, with fresh signed addresses in its job document, and nowhere else."""
+    filled = dict(body)
+    if "jobDocument" in filled:
+        filled["jobDocument"] = fill_placeholders(filled["jobDocument"], presign, now)
+    if isinstance(filled.get("execution"), Mapping):
+        filled["execution"] = fill_documents(filled["execution"], presign, now)
+    return filled
+
+# %% ../../nbs/15b_provider_ota.ipynb #bdd21619
 class UpdateProvider:
     """The OTA update provider: jobs, streams, and updates made of both. Its `now` is epoch seconds."""
 
@@ -131,7 +145,7 @@ class UpdateProvider:
     ) -> None:
         self.jobs, self.streams = JobsService(), StreamsService()
         if presign is not None:
-            self.jobs.fill = lambda body, now: dict(fill_placeholders(body, presign, now))
+            self.jobs.fill = lambda body, now: fill_documents(body, presign, now)
 
     def create_ota_update(
         self,
