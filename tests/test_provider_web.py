@@ -1,6 +1,7 @@
 """The provider's web: addresses that open one file for a while, and a server of ranges over real sockets."""
 
 import json
+import logging
 import socket
 import ssl
 import time
@@ -21,7 +22,7 @@ from coreota.demo import ProviderThread
 from coreota.device import Device
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.flash import NorFlash
-from coreota.httptransport import HttpTransport
+from coreota.httptransport import HttpTransport, fetch_range
 from coreota.mqtt import PahoTransport, SystemClock, WallClock
 from coreota.orchestrator import Orchestrator
 from coreota.provider.broker import EmbeddedBroker
@@ -360,6 +361,16 @@ def test_tls(mosquitto_tls: TlsBroker) -> None:
             assert b"403" not in connection.recv(1000)
     assert [(reply.status, reply.body) for reply in replies] == [(206, IMAGE[256:512]), (0, b"")]
     assert [status for _, _, status in server.seen] == [206]
+
+
+def test_no_log_shows_a_signature(server: WebServer, caplog: pytest.LogCaptureFixture) -> None:
+    """However much is logged: the path is told, the query never."""
+    caplog.set_level(logging.DEBUG)
+    with httpx.Client() as client:
+        reply = fetch_range(client, Fetch(server.sign(server.url("v2 é.bin")), 0, 9), 5.0)
+    assert reply.body == IMAGE[:10]
+    assert "/v2%20%C3%A9.bin" in caplog.text
+    assert "Signature" not in caplog.text
 
 
 # A whole update
