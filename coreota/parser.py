@@ -6,12 +6,12 @@
 __all__ = ['ParsedJob', 'SignatureAlgorithm', 'OtaFile', 'OtaJob', 'CustomJob', 'JobParser', 'OtaParser', 'ota_document',
            'parse_with', 'parse_job_doc_file']
 
-# %% ../nbs/03_parser.ipynb #90f2dfc1
+# %% ../nbs/03_parser.ipynb #584b9d4f
 import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -27,7 +27,7 @@ class SignatureAlgorithm(StrEnum):
     SHA256_RSA = "sig-sha256-rsa"
     SHA1_RSA = "sig-sha1-rsa"
 
-# %% ../nbs/03_parser.ipynb #26f9c6ac
+# %% ../nbs/03_parser.ipynb #dba6471d
 @dataclass(frozen=True, slots=True)
 class OtaFile:
     """One file of an OTA job: all that is needed to fetch it and to check it."""
@@ -39,7 +39,7 @@ class OtaFile:
     signature: bytes  # Over the whole file
     signature_algorithm: SignatureAlgorithm
     file_type: int | None = None  # Whatever the provider means by it, 0 to 2**32 - 1
-    update_data_url: str | None = None  # HTTP only
+    update_data_url: str | None = field(default=None, repr=False)  # HTTP only; it may be a key, and is not shown
     auth_scheme: str | None = None  # HTTP only
 
 # %% ../nbs/03_parser.ipynb #81746a8a

@@ -63,7 +63,7 @@ class Fetch:
     def __repr__(self) -> str:
         return f"Fetch({self.url.partition('?')[0]!r}, {self.first}, {self.last})"
 
-# %% ../nbs/01_topics.ipynb #b4b064f3
+# %% ../nbs/01_topics.ipynb #4d69a24f
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """What came of a `Fetch`."""
@@ -71,7 +71,7 @@ class Fetched:
     fetch: Fetch
     status: int  # Of HTTP; 0: there was no answer, and `error` says why
     headers: Mapping[str, str] = field(default_factory=dict)  # Names in lower case
-    body: bytes = b""  # At most one byte more than was asked for
+    body: bytes = b""  # At most one byte more than was asked for, or 4096 of a page that says why not
     error: str = ""
 
 # %% ../nbs/01_topics.ipynb #eae4e452

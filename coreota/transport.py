@@ -30,10 +30,10 @@ class Disconnected:
 # %% ../nbs/13_transport.ipynb #a610e1dd
 Incoming = Message | Fetched | Connected | Disconnected
 
-# %% ../nbs/13_transport.ipynb #34138df0
+# %% ../nbs/13_transport.ipynb #9884c2c5
 def unfetched(fetch: Fetch) -> Fetched:
     """The answer of a transport that has no HTTP."""
-    return Fetched(fetch, 0, error="this transport has no HTTP: wrap it in coreota.httptransport.HttpTransport")
+    return Fetched(fetch, 501, error="this transport has no HTTP: wrap it in coreota.httptransport.HttpTransport")
 
 # %% ../nbs/13_transport.ipynb #c8daede6
 class Transport(Protocol):

@@ -82,7 +82,12 @@ FINAL = {
     "redirect": (lambda f: Fetched(f, 302, {"location": "https://evil.example"}), "http-redirect"),
     "unknown": (lambda f: Fetched(f, 404), "http-not-found"),
     "gone": (lambda f: Fetched(f, 410), "http-not-found"),
-    "expired": (lambda f: Fetched(f, 403), "url-expired"),
+    "expired": (lambda f: Fetched(f, 403, {}, b"<Message>Request has expired</Message>"), "url-expired"),
+    "expired token": (lambda f: Fetched(f, 400, {}, b"<Code>ExpiredToken</Code>"), "url-expired"),
+    "not allowed": (lambda f: Fetched(f, 403, {}, b"<Code>AccessDenied</Code>"), "http-refused"),
+    "forged": (lambda f: Fetched(f, 403, {}, b"<Code>SignatureDoesNotMatch</Code>"), "http-refused"),
+    "no credentials": (lambda f: Fetched(f, 401), "http-refused"),
+    "not implemented": (lambda f: Fetched(f, 501), "http-not-implemented"),
     "too much": (lambda f: replace(good(f), body=good(f).body + b"x"), "http-range"),
     "another range": (lambda f: good(Fetch(f.url, f.first + 1, f.last)), "http-range"),
     "another size": (
@@ -289,10 +294,16 @@ def test_http_fails_and_mqtt_goes_on() -> None:
 
 
 def test_no_web_at_all() -> None:
-    """A transport without HTTP answers as a server that does not: the update fails, and says what is missing."""
-    lab = Lab(image_size=20_000, config=OtaConfig(momentum=2))
+    """A transport without HTTP says so at once: the update fails, and says what is missing."""
+    lab = Lab(image_size=20_000)
     lab.web = LocalWeb()
     lab.provider.jobs.fill = lambda body, now: body
     job_id = lab.offer("2.0.0", protocols=("HTTP",))
     lab.run()
     assert "wrap it in coreota.httptransport.HttpTransport" in last(lab, job_id)[1]
+    assert lab.clock.now() == 0.0
+
+
+def test_addresses_are_not_shown() -> None:
+    """Not by the file, not by the request for its bytes."""
+    assert "secret" not in f"{file()!r} {Fetch(URL, 0, 9)!r}"
