@@ -60,7 +60,7 @@ def pack_bits(
         bits |= 1 << (number - offset)
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
-# %% ../nbs/04_blocks.ipynb #47f499fa
+# %% ../nbs/04_blocks.ipynb #35dc64f0
 class Bitmap:
     """Which blocks are missing, one bit each, least significant bit first."""
 
@@ -125,6 +125,8 @@ class Bitmap:
         count: int,  # How many bits; beyond the end of the file they are zero
     ) -> bytes:
         """A part of the map, as a request carries it."""
+        if (offset, count) == (0, self.count):
+            return bytes(self._bits)
         first = offset >> 3
         bits = int.from_bytes(self._bits[first : (offset + count + 7) >> 3], "little") >> (offset & 7)
         return (bits & ((1 << count) - 1)).to_bytes((count + 7) // 8, "little")
