@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODE_SIGNING', 'issue_certificate', 'check_chain', 'fingerprint_of', 'ChainVerifier']
 
-# %% ../nbs/08a_certificates.ipynb #622d9f49
+# %% ../nbs/08a_certificates.ipynb #a96b5b9e
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -16,9 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
-from .errors import LocalOtaError, RemoteOtaError
-from .parser import OtaFile
-from .signing import PrivateKey, PublicKey, check_shape, signing_key_of, verify_content
+from .errors import LocalOtaError
+from .signing import CertificateVerifier, PrivateKey, PublicKey, signing_key_of
 
 # %% ../nbs/08a_certificates.ipynb #aa5a0359
 CODE_SIGNING = (ExtendedKeyUsageOID.CODE_SIGNING,)
@@ -92,8 +91,8 @@ def fingerprint_of(
     """What a certificate is refused by."""
     return x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()
 
-# %% ../nbs/08a_certificates.ipynb #02fd0ef4
-class ChainVerifier:
+# %% ../nbs/08a_certificates.ipynb #581ccaa0
+class ChainVerifier(CertificateVerifier):
     """Verifies against certificates that lead to a trust anchor."""
 
     def __init__(
@@ -105,37 +104,19 @@ class ChainVerifier:
         refused: Iterable[str] = (),  # Fingerprints of certificates that count no more
         allow_sha1: bool = False,  # Take SHA-1 with RSA?
     ) -> None:
-        self.certificates, self.at, self.allow_sha1 = dict(certificates), at, allow_sha1
+        super().__init__(certificates, at=at, allow_sha1=allow_sha1)
         self.refused = frozenset(text.lower().replace(":", "") for text in refused)
         self.anchors = [certificate for pem in anchors for certificate in _load(pem, "a trust anchor")]
         if not self.anchors:
             raise LocalOtaError("there is no trust anchor", reason="certificate-invalid", advice="give at least one")
 
-    def check(self, file: OtaFile) -> None:
-        """Does the certificate lead to an anchor, and is the signature well formed?"""
-        check_shape(file, self._key(file), self.allow_sha1)
-
-    def verify(self, file: OtaFile, content: Iterable[bytes | memoryview]) -> None:
-        """Hold the file against its signature; RemoteOtaError with reason file-size or signature-mismatch."""
-        key = self._key(file)
-        check_shape(file, key, self.allow_sha1)
-        verify_content(file, key, content)
-
-    def _key(self, file: OtaFile) -> PublicKey:
-        """The key that signed, once its chain is good."""
-        pem = self.certificates.get(file.certfile)
-        if pem is None:
-            raise RemoteOtaError(
-                f"this device has no certificate {file.certfile!r}",
-                reason="certificate-unknown",
-                advice=f"it has {', '.join(sorted(self.certificates)) or 'none'}",
-            )
-        chain = _load(pem, file.certfile)
+    def _trusted(self, name: str, pem: bytes, at: datetime | None) -> PublicKey:
+        """The key of a certificate, once its chain is good and nothing in it is refused."""
+        chain = _load(pem, name)
         for certificate in (*chain, *self.anchors):
             if certificate.fingerprint(hashes.SHA256()).hex() in self.refused:
                 what = f"the certificate of {certificate.subject.rfc4514_string()} is on the list of refused ones"
                 raise LocalOtaError(what, reason="certificate-refused", advice="install its successor")
-        at = self.at() if callable(self.at) else self.at
         key = signing_key_of(pem, at)
         check_chain(chain, self.anchors, at)
         return key

@@ -185,7 +185,7 @@ def verify_content(
             advice="was it changed after signing, or signed with another key?",
         ) from error
 
-# %% ../nbs/08_signing.ipynb #31827979
+# %% ../nbs/08_signing.ipynb #90c2ec3d
 class CertificateVerifier:
     """Verifies against certificates that the device was given, by the names that jobs use for them."""
 
@@ -216,4 +216,8 @@ class CertificateVerifier:
                 reason="certificate-unknown",
                 advice=f"it has {', '.join(sorted(self.certificates)) or 'none'}",
             )
-        return signing_key_of(pem, self.at() if callable(self.at) else self.at)
+        return self._trusted(file.certfile, pem, self.at() if callable(self.at) else self.at)
+
+    def _trusted(self, name: str, pem: bytes, at: datetime | None) -> PublicKey:
+        """The key of a certificate, once it is trusted: here, because the device was given it."""
+        return signing_key_of(pem, at)
