@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'MAGIC', 'TLV_MAGIC', 'PROTECTED_MAGIC', 'SHA256_TLV', 'KEYHASH_TLV', 'SEC_CNT_TLV', 'VENDOR_TLV',
-           'CLASS_TLV', 'REFUSED_FLAGS', 'Read', 'Version', 'ImageHeader', 'Tlv', 'Image', 'tlv_areas', 'Hardware',
-           'check_hardware', 'make_image', 'parse_image', 'validate_image']
+           'CLASS_TLV', 'DEPENDENCY_TLV', 'REFUSED_FLAGS', 'Read', 'Version', 'ImageHeader', 'Tlv', 'Image',
+           'tlv_areas', 'Hardware', 'check_hardware', 'Dependency', 'dependencies_of', 'check_dependencies',
+           'make_image', 'parse_image', 'validate_image']
 
-# %% ../nbs/10_image.ipynb #6902a2b9
+# %% ../nbs/10_image.ipynb #60e4fa1c
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from uuid import NAMESPACE_DNS, UUID, uuid5
@@ -60,11 +61,11 @@ class Version:
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}.{self.revision}" + (f"+{self.build}" if self.build else "")
 
-# %% ../nbs/10_image.ipynb #7c27e4da
+# %% ../nbs/10_image.ipynb #a001e7c0
 HEADER = struct.Struct("<IIHHIIBBHII")
 MAGIC, TLV_MAGIC, PROTECTED_MAGIC = 0x96F3B83D, 0x6907, 0x6908
 SHA256_TLV, KEYHASH_TLV, SEC_CNT_TLV = 0x10, 0x01, 0x50
-VENDOR_TLV, CLASS_TLV = 0x74, 0x75
+VENDOR_TLV, CLASS_TLV, DEPENDENCY_TLV = 0x74, 0x75, 0x40
 REFUSED_FLAGS = 0x004 | 0x008 | 0x200 | 0x400 | 0x800  # Encrypted with AES-128 or AES-256; compressed in three ways
 
 # %% ../nbs/10_image.ipynb #20f2e667
@@ -208,7 +209,47 @@ def check_hardware(
             raise RemoteOtaError(f"the image is not for hardware of {what}", reason="hardware-mismatch",
                                  advice="build and sign it for this hardware (imgtool sign --vid ... --cid ...)")
 
-# %% ../nbs/10_image.ipynb #3137cc3d
+# %% ../nbs/10_image.ipynb #49aa5ac9
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """Another image that an image needs, and its lowest version."""
+
+    image: int  # Its number, 0 to 255
+    version: Version  # This or a later one; the build number does not count
+
+    def tlv(self) -> "Tlv":
+        """As it stands in the protected area (12 bytes); LocalOtaError for a number that does not fit."""
+        if not 0 <= self.image <= 255:
+            raise LocalOtaError(f"image {self.image} as a dependency", reason="dependency", advice="take 0 to 255")
+        v = Version.parse(str(self.version))
+        return Tlv(DEPENDENCY_TLV, _DEPENDENCY.pack(self.image, v.major, v.minor, v.revision, v.build))
+
+
+_DEPENDENCY = struct.Struct("<B3xBBHI")
+
+# %% ../nbs/10_image.ipynb #22dd89d9
+def dependencies_of(
+    protected: Sequence["Tlv"],  # MCUboot reads dependencies in the protected area only
+) -> tuple[Dependency, ...]:
+    """What an image needs; RemoteOtaError with reason image-tlv for an entry that has not 12 bytes."""
+    found = [tlv.data for tlv in protected if tlv.kind == DEPENDENCY_TLV]
+    if any(len(data) != _DEPENDENCY.size for data in found):
+        raise RemoteOtaError("a dependency has another length than 12 bytes", reason="image-tlv")
+    return tuple(Dependency(image, Version(*numbers)) for image, *numbers in map(_DEPENDENCY.unpack, found))
+
+# %% ../nbs/10_image.ipynb #9016a98b
+def check_dependencies(
+    needed: Sequence[Dependency],  # By the image that is to run
+    installed: Mapping[int, Version],  # The versions of the device's images, by their numbers
+) -> None:
+    """Is all there that an image needs? RemoteOtaError with reason dependency where not (MCUboot: boot_verify_slot_dependencies)."""
+    for one in needed:
+        has = installed.get(one.image)
+        if has is None or has < one.version:
+            raise RemoteOtaError(f"image {one.image} must be {one.version} or later, and is {has or 'not there'}",
+                                 reason="dependency", advice=f"update image {one.image} first")
+
+# %% ../nbs/10_image.ipynb #73618188
 def make_image(
     payload: bytes,  # The program
     version: Version,
@@ -217,13 +258,17 @@ def make_image(
     header_size: int = 32,  # Bytes, 32 to 65535; what is more than 32 is filled with 0xFF
     security_counter: int | None = None,  # 0 to 2**32 - 1; None: none
     hardware: Hardware | None = None,  # What it is for; None: it does not say
+    dependencies: Sequence[Dependency] = (),  # Other images that it needs
 ) -> bytes:
     """Make an image as `imgtool sign` does; the same arguments give the same bytes, but with RSA. LocalOtaError for what cannot be."""
     if not 32 <= header_size <= 0xFFFF or not 0 <= (security_counter or 0) <= 0xFFFFFFFF:
         raise LocalOtaError("header size or security counter is out of range", reason="image", advice="take 32 to 65535")
     Version.parse(str(version))  # LocalOtaError where a number does not fit the header
     entries = b"" if security_counter is None else Tlv(SEC_CNT_TLV, struct.pack("<I", security_counter)).to_bytes()
+    entries += b"".join(one.tlv().to_bytes() for one in dependencies)
     entries += b"".join(tlv.to_bytes() for tlv in hardware.tlvs()) if hardware else b""
+    if len(entries) > 0xFFFF - 4:
+        raise LocalOtaError("the protected TLVs have more than 65535 bytes", reason="image", advice="name fewer dependencies")
     protected = struct.pack("<HH", PROTECTED_MAGIC, 4 + len(entries)) + entries if entries else b""
     header = ImageHeader(version, header_size, len(protected), len(payload))
     covered = header.to_bytes().ljust(header_size, b"\xff") + payload + protected

@@ -25,11 +25,14 @@ from hypothesis import strategies as st
 from coreota.check import failure
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.image import (
+    Dependency,
     Hardware,
     ImageHeader,
     Tlv,
     Version,
+    check_dependencies,
     check_hardware,
+    dependencies_of,
     make_image,
     parse_image,
     validate_image,
@@ -145,6 +148,55 @@ def test_images_for_other_hardware(other: Hardware | None) -> None:
 def test_hardware_has_two_names(names: tuple[str, str]) -> None:
     with pytest.raises(LocalOtaError, match="a vendor and a class"):
         Hardware(*names).tlvs()
+
+
+def test_dependencies_as_imgtool_writes_them(tmp_path: Path, key_file: Path) -> None:
+    """The same protected area, byte by byte, beside a counter and an identity; and imgtool verifies ours."""
+    source, target = tmp_path / "payload.bin", tmp_path / "image.bin"
+    source.write_bytes(bytes(100))
+    flags = ["--header-size", "0x20", "--pad-header", "--align", "8", "--slot-size", "0x10000", "--version", "1.0.0"]
+    extra = ["-s", "3", "-d", "(1, 2.1.700+9)(255, 0.0.1+0)", "--vid", PUMP.vendor, "--cid", PUMP.device_class]
+    assert imgtool("sign", "-k", str(key_file), *flags, *extra, str(source), str(target)) == 0
+    needed = (Dependency(1, Version(2, 1, 700, 9)), Dependency(255, Version(0, 0, 1)))
+    ours = make_image(bytes(100), Version(1), key=TEST_KEY, security_counter=3, hardware=PUMP, dependencies=needed)
+    assert parse_image(target.read_bytes()).protected == parse_image(ours).protected
+    assert dependencies_of(parse_image(target.read_bytes()).protected) == needed
+    assert refusal(ours) is None
+    target.write_bytes(ours)
+    assert imgtool("verify", "-k", str(key_file), str(target)) == 0
+
+
+@pytest.mark.parametrize(
+    ("installed", "good"),
+    [
+        ({1: Version(2, 1, 0)}, True),
+        ({1: Version(2, 1, 0, 5)}, True),
+        ({1: Version(3)}, True),
+        ({1: Version(2, 0, 65535)}, False),
+        ({2: Version(9)}, False),
+        ({}, False),
+    ],
+)
+def test_dependencies_are_judged(installed: dict[int, Version], good: bool) -> None:
+    """The version or a later one, builds do not count, and an image that is not there is none."""
+    error = failure(lambda: check_dependencies([Dependency(1, Version(2, 1, 0, 7))], installed))
+    assert (error is None) == good
+    if error is not None:
+        assert isinstance(error, RemoteOtaError) and error.reason == "dependency"
+
+
+@pytest.mark.parametrize("size", [0, 11, 13])
+def test_a_dependency_of_another_length(size: int) -> None:
+    with pytest.raises(RemoteOtaError, match="another length than 12 bytes"):
+        dependencies_of([Tlv(0x40, bytes(size))])
+
+
+def test_dependencies_that_cannot_be() -> None:
+    for image in (-1, 256):
+        with pytest.raises(LocalOtaError, match="as a dependency"):
+            Dependency(image, Version(1)).tlv()
+    with pytest.raises(LocalOtaError, match="more than 65535 bytes"):
+        make_image(b"", Version(1), dependencies=[Dependency(0, Version(1))] * 4096)
 
 
 def test_every_bit_counts() -> None:
