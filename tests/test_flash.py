@@ -212,3 +212,32 @@ def test_a_killed_process_loses_nothing_it_wrote(tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGKILL
     with FileFlash(path, 65536) as flash:
         assert flash.read(8192, 8) == b"written!"
+
+
+@pytest.mark.parametrize("lines", [1, 3, 40])
+def test_a_process_killed_while_it_writes(lines: int, tmp_path: Path) -> None:
+    """All that it said was written is there, and behind that at most one write more, with no gap."""
+    program = (
+        "import sys\n"
+        "from coreota.flashfile import FileFlash\n"
+        "flash = FileFlash(sys.argv[1], 1 << 20)\n"
+        "for n in range(1 << 17):\n"
+        "    flash.write(8 * n, (n + 1).to_bytes(8, 'little'))\n"
+        "    print(n, flush=True)\n"
+    )
+    path = tmp_path / "device.flash"
+    command = [sys.executable, "-c", program, os.fspath(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [int(process.stdout.readline()) for _ in range(lines)]
+        process.kill()
+        rest = process.stdout.read()
+    assert process.returncode == -signal.SIGKILL
+    said += [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
+    with FileFlash(path, 1 << 20) as flash:
+        content = flash.read(0, flash.size)
+    written = content[: len(content.rstrip(b"\xff"))]
+    units = [int.from_bytes(content[at : at + 8], "little") for at in range(0, len(written), 8)]
+    assert said == list(range(len(said))) and len(said) >= lines
+    assert units == list(range(1, len(units) + 1))
+    assert len(said) <= len(units) <= len(said) + 1
