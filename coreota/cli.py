@@ -6,7 +6,7 @@
 __all__ = ['EXTRAS', 'MAX_IMAGE', 'missing_extra', 'Terminal', 'strip_text', 'parser', 'add_demo_command', 'demo_options',
            'run_demo', 'main']
 
-# %% ../nbs/18_cli.ipynb #bd579e84
+# %% ../nbs/18_cli.ipynb #a2f5b87a
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .devicetool import add_device_command
 from .errors import LocalOtaError, OtaError
+from .sweeptool import add_sweep_command
 
 # %% ../nbs/18_cli.ipynb #21406c9e
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def strip_text(
         f"[{styles.get(kind, 'white on blue')}]{'·' if kind in ('erased', '') else kind[0]}[/]" for kind in cells
     )
 
-# %% ../nbs/18_cli.ipynb #58453434
+# %% ../nbs/18_cli.ipynb #1010d897
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="coreota", description="Over-the-air firmware updates for IoT devices.")
@@ -124,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_demo_command(commands)
     add_device_command(commands)
+    add_sweep_command(commands)
     return top
 
 # %% ../nbs/18_cli.ipynb #7ea1f489
