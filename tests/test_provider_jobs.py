@@ -18,7 +18,9 @@ from coreota.jobs import (
     start_next_msg,
     update_msg,
 )
-from coreota.provider.jobs import KEPT, Execution, ExecutionChanged, JobsService, StatusChange
+from coreota.provider.books import KEPT, Execution, JobState, StatusChange
+from coreota.provider.jobs import JobsService
+from coreota.provider.lifecycle import ExecutionChanged, JobChanged
 from coreota.provider.requests import REQUEST_FILTERS
 from coreota.topics import Message, Subscribe, topic_matches
 
@@ -125,7 +127,8 @@ def test_whole_life_on_the_wire() -> None:
     while event := bench.service.next_event():
         events.append(event)
     assert events[0] == ExecutionChanged("j", "lamp", JobStatus.QUEUED, {}, 1)
-    assert [event.version for event in events] == [1, 2, 3, 4, 5]
+    assert events[-1] == JobChanged("j", JobState.COMPLETED)
+    assert [event.version for event in events if isinstance(event, ExecutionChanged)] == [1, 2, 3, 4, 5]
 
 
 def test_resume_changes_nothing() -> None:

@@ -13,6 +13,7 @@ from coreota.codec import GetStream, codec_named
 from coreota.errors import LocalOtaError
 from coreota.jobs import JobsHandler, JobsNotified, JobStarted, JobStatus, JobUpdated, NextJobChanged
 from coreota.parser import OtaJob, OtaParser, SignatureAlgorithm
+from coreota.provider.lifecycle import ExecutionChanged
 from coreota.provider.ota import UpdateFile, UpdateProvider, ota_document, pieces
 from coreota.provider.streams import BytesContent
 from coreota.signing import new_signing_key
@@ -61,7 +62,8 @@ def test_whole_update() -> None:
         KEY.public_key().verify(described.signature, image[:-1] + b"!", ECDSA(SHA256()))
     provider.receive(Message(f"$aws/things/lamp/jobs/{job_id}/update", b'{"status":"SUCCEEDED"}'), 103)
     events = list(iter(provider.next_event, None))
-    assert [event.status for event in events] == [JobStatus.QUEUED, JobStatus.IN_PROGRESS, JobStatus.SUCCEEDED]
+    changes = [event for event in events if isinstance(event, ExecutionChanged)]
+    assert [event.status for event in changes] == [JobStatus.QUEUED, JobStatus.IN_PROGRESS, JobStatus.SUCCEEDED]
     assert provider.jobs.pending("lamp") == []
 
 

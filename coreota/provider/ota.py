@@ -6,7 +6,7 @@
 __all__ = ['UpdateFile', 'pieces', 'file_signature', 'file_entry', 'ota_document', 'placeholder', 'fill_placeholders',
            'fill_documents', 'UpdateProvider']
 
-# %% ../../nbs/15b_provider_ota.ipynb #6757a218
+# %% ../../nbs/15b_provider_ota.ipynb #1c4e643b
 import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,8 @@ from typing import Any
 
 from ..errors import LocalOtaError
 from ..parser import SignatureAlgorithm
-from .jobs import ExecutionChanged, JobsService
+from .jobs import JobsService
+from .lifecycle import LifecycleEvent
 from .streams import Content, StreamsService
 from ..signing import PrivateKey, sign
 from ..topics import Message, Outgoing, check_job_id
@@ -135,7 +136,7 @@ def fill_documents(
         filled["execution"] = fill_documents(filled["execution"], presign, now)
     return filled
 
-# %% ../../nbs/15b_provider_ota.ipynb #bdd21619
+# %% ../../nbs/15b_provider_ota.ipynb #ed05a684
 class UpdateProvider:
     """The OTA update provider: jobs, streams, and updates made of both. Its `now` is epoch seconds."""
 
@@ -187,8 +188,8 @@ class UpdateProvider:
         else:
             self.jobs.receive(message, now)
 
-    def next_event(self) -> ExecutionChanged | None:
-        """The next change of a job execution, or None."""
+    def next_event(self) -> LifecycleEvent | None:
+        """The next change of a job or a job execution, or None."""
         return self.jobs.next_event()
 
     def messages_to_send(self, now: float) -> list[Outgoing]:
@@ -196,9 +197,10 @@ class UpdateProvider:
         return self.jobs.messages_to_send(now) + self.streams.messages_to_send(now)
 
     def get_timer(self) -> float | None:
-        """When there is more to send at once: a time already past, else None."""
-        return self.streams.get_timer()
+        """When there is more to send, or something is due: a time already past if it is at once."""
+        return min((at for at in (self.jobs.get_timer(), self.streams.get_timer()) if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """It is that time; `messages_to_send` goes on."""
+        self.jobs.handle_timer(now)
         self.streams.handle_timer(now)

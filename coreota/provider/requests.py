@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REQUEST_FILTERS', 'Rejection', 'read_request', 'client_token', 'whole_number', 'flag', 'status_details',
-           'wanted_status', 'check_step_timeout', 'JobsRequest', 'match_request', 'check_request_id']
+           'wanted_status', 'step_timeout', 'JobsRequest', 'match_request', 'check_request_id']
 
 # %% ../../nbs/14b_provider_requests.ipynb #89291e08
 import re
@@ -98,14 +98,18 @@ def wanted_status(
     except ValueError as error:
         raise Rejection("InvalidRequest", "status is not one of " + ", ".join(JobStatus)) from error
 
-# %% ../../nbs/14b_provider_requests.ipynb #18ebbf2c
-def check_step_timeout(
+# %% ../../nbs/14b_provider_requests.ipynb #e071a833
+def step_timeout(
     request: Mapping[str, Any],  # From `read_request`
-) -> None:
-    """stepTimeoutInMinutes is 1 to 10080 (a week), or -1 to clear it; raises Rejection."""
+) -> float | None:  # Seconds; -1: clear it; None: it is absent
+    """stepTimeoutInMinutes, which is 1 to 10080 (a week), or -1 to clear it; raises Rejection."""
     value = request.get("stepTimeoutInMinutes")
-    if value is not None and value != -1 and not 1 <= (whole_number(request, "stepTimeoutInMinutes") or 0) <= 10080:
+    if value is None or (value == -1 and not isinstance(value, float)):
+        return value
+    minutes = whole_number(request, "stepTimeoutInMinutes") or 0
+    if not 1 <= minutes <= 10080:
         raise Rejection("InvalidRequest", "stepTimeoutInMinutes is neither 1 to 10080 nor -1")
+    return minutes * 60.0
 
 # %% ../../nbs/14b_provider_requests.ipynb #5551d828
 REQUEST_FILTERS = tuple(f"$aws/things/+/jobs/{rest}" for rest in ("get", "start-next", "+/get", "+/update"))

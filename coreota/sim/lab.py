@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file', 'Lab']
 
-# %% ../../nbs/16a_lab.ipynb #f701b127
+# %% ../../nbs/16a_lab.ipynb #18d5757c
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -27,7 +27,7 @@ from ..orchestrator import DOWNLOADERS, Orchestrator
 from ..states import Progress, State, UpdateStarted
 from ..parser import JobParser, OtaParser
 from ..policy import UpdatePolicy, accept_all
-from ..provider.jobs import StatusChange
+from ..provider.books import StatusChange
 from ..provider.ota import UpdateFile, UpdateProvider, placeholder
 from ..provider.streams import BytesContent
 from .web import LocalWeb
