@@ -60,12 +60,12 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:
     """Until somebody listens there."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        assert process.poll() is None, "mosquitto ended at once"
+        assert process.poll() is None, "the server ended at once"
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise AssertionError("mosquitto does not listen")
+    raise AssertionError("the server does not listen")
 
 
 @contextmanager

@@ -1,9 +1,17 @@
-"""What several tests need: real mosquittos, started once for all of them."""
+"""What several tests need: real mosquittos and a real PostgreSQL, started once for all of them."""
 
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 from brokers import CONFIG, TlsBroker, free_port, make_tls_broker, running_mosquitto
+from databases import fresh_database, running_postgresql
+
+from coreota.provider.books import MemoryStore, Store
+from coreota.provider.sqlstore import SqlStore
+
+NUMBERS = count()
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +28,31 @@ def mosquitto_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroke
     broker, config = make_tls_broker(tmp_path_factory.mktemp("tls"))
     with running_mosquitto(broker.folder / "mosquitto.conf", config, broker.port):
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL."""
+    with running_postgresql() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    return fresh_database(request.getfixturevalue("postgresql"), f"test{next(NUMBERS)}")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An empty store, once of each kind."""
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    url = "sqlite://"
+    if request.param == "postgresql":
+        url = fresh_database(request.getfixturevalue("postgresql"), f"test{next(NUMBERS)}")
+    with SqlStore(url) as opened:
+        yield opened

@@ -58,7 +58,7 @@ def due_notifications(
     old, new = [(one.job_id, one.number) for one in before], [(one.job_id, one.number) for one in after]
     return set(old) != set(new), old[:1] != new[:1]
 
-# %% ../../nbs/14e_provider_lifecycle.ipynb #b564f706
+# %% ../../nbs/14e_provider_lifecycle.ipynb #de54db5b
 MINUTE = 60.0
 FOREVER = 1 << 31  # More targets than a job has
 
@@ -98,6 +98,8 @@ class Lifecycle:
             raise LocalOtaError(f"there is a job {job.job_id} already", reason="job-exists", advice="take another id")
         if not job.targets and not job.groups:
             raise LocalOtaError("the job has no targets", reason="targets", advice="name at least one thing or group")
+        if job.rules.schedule.opens(self.now) is None:
+            raise LocalOtaError(f"the time of {job.job_id} never comes", reason="rules", advice="look at its schedule")
         self.books.keep_job(job := replace(job, created_at=self.now, last_updated_at=self.now))
         members = (thing for group in job.groups for thing in self.books.members(group))
         self.books.add_targets(job.job_id, [*job.targets, *members])
@@ -113,8 +115,6 @@ class Lifecycle:
             job, due = self._hand_out(replace(job, state=JobState.IN_PROGRESS))
         else:
             job, due = replace(job, state=job.state if job.told else JobState.SCHEDULED), opens
-        if opens is None and not job.told and end is None:
-            raise LocalOtaError(f"the windows of {job.job_id} never open", reason="rules", advice="look at their cron expressions")
         self._keep_job(replace(job, due_at=min((at for at in (due, end) if at is not None), default=None)), before)
         return self._completed(self.job(job.job_id))
 
