@@ -1138,6 +1138,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'coreota/provider/requests.py'),
                                            'coreota.provider.requests.read_request': ( 'provider_requests.html#read_request',
                                                                                        'coreota/provider/requests.py'),
+                                           'coreota.provider.requests.shared_filters': ( 'provider_requests.html#shared_filters',
+                                                                                         'coreota/provider/requests.py'),
                                            'coreota.provider.requests.status_details': ( 'provider_requests.html#status_details',
                                                                                          'coreota/provider/requests.py'),
                                            'coreota.provider.requests.step_timeout': ( 'provider_requests.html#step_timeout',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T', 'Notification', 'job_document', 'JobsService']
 
-# %% ../../nbs/15_provider_jobs.ipynb #0e4616c3
+# %% ../../nbs/15_provider_jobs.ipynb #c058f7b8
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from .books import KEPT, Books, Execution, Job, MemoryStore, StatusChange, Store
 from .lifecycle import Lifecycle, LifecycleEvent, notifications
 from coreota.provider.requests import (
     REQUEST_FILTERS, JobsRequest, Rejection, check_request_id, client_token, flag, match_request, read_request,
-    status_details, step_timeout, wanted_status, whole_number,
+    shared_filters, status_details, step_timeout, wanted_status, whole_number,
 )
 from .rules import JobRules
 from ..topics import Message, Outgoing, Subscribe, check_job_id, check_thing_name, thing_topic
@@ -50,14 +50,16 @@ def _without_nulls(value: Any) -> Any:
         return {name: _without_nulls(one) for name, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
-# %% ../../nbs/15_provider_jobs.ipynb #1f951808
+# %% ../../nbs/15_provider_jobs.ipynb #48c21033
 class JobsService:
     """AWS IoT Jobs as devices see it over MQTT: jobs, their executions, and the replies to requests."""
 
     def __init__(
         self,
         store: Store | None = None,  # None: in memory
+        share: str = "",  # The name of a group of providers that share the work by shared subscriptions
     ) -> None:
+        self._filters = shared_filters(REQUEST_FILTERS, share)
         self.store: Store = store or MemoryStore()
         self.fill: Callable[[Mapping[str, Any], float], Mapping[str, Any]] = lambda body, now: body  # Fills placeholders
         self.ignored = 0  # Messages that were no request
@@ -133,7 +135,7 @@ class JobsService:
 
     def connected(self, now: float) -> None:
         """The link is up: subscribe to the requests."""
-        self._outgoing[:0] = [Subscribe(topic_filter) for topic_filter in REQUEST_FILTERS]
+        self._outgoing[:0] = [Subscribe(topic_filter) for topic_filter in self._filters]
 
     def disconnected(self, now: float) -> None:
         """The link is down: what was to be sent is lost, as it would be on the wire."""

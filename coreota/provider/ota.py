@@ -6,7 +6,7 @@
 __all__ = ['UpdateFile', 'pieces', 'file_signature', 'file_entry', 'ota_document', 'placeholder', 'fill_placeholders',
            'fill_documents', 'UpdateProvider']
 
-# %% ../../nbs/15b_provider_ota.ipynb #1c4e643b
+# %% ../../nbs/15b_provider_ota.ipynb #a79ecf8f
 import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,8 @@ from ..errors import LocalOtaError
 from ..parser import SignatureAlgorithm
 from .jobs import JobsService
 from .lifecycle import LifecycleEvent
-from .streams import Content, StreamsService
+from .books import Store
+from .streams import Content, Stream, StreamsService
 from ..signing import PrivateKey, sign
 from ..topics import Message, Outgoing, check_job_id
 
@@ -136,15 +137,18 @@ def fill_documents(
         filled["execution"] = fill_documents(filled["execution"], presign, now)
     return filled
 
-# %% ../../nbs/15b_provider_ota.ipynb #ed05a684
+# %% ../../nbs/15b_provider_ota.ipynb #d71b346d
 class UpdateProvider:
     """The OTA update provider: jobs, streams, and updates made of both. Its `now` is epoch seconds."""
 
     def __init__(
         self,
         presign: Callable[[str, float], str] | None = None,  # Signs an address for a while, from now on; None: no HTTP
+        store: Store | None = None,  # Of jobs; None: in memory
+        source: Callable[[str, float], Stream | None] | None = None,  # Finds streams that were not created here
+        share: str = "",  # The name of a group of providers that share the work
     ) -> None:
-        self.jobs, self.streams = JobsService(), StreamsService()
+        self.jobs, self.streams = JobsService(store, share), StreamsService(source, share)
         if presign is not None:
             self.jobs.fill = lambda body, now: fill_documents(body, presign, now)
 

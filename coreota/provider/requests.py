@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['REQUEST_FILTERS', 'Rejection', 'read_request', 'client_token', 'whole_number', 'flag', 'status_details',
-           'wanted_status', 'step_timeout', 'JobsRequest', 'match_request', 'check_request_id']
+           'wanted_status', 'step_timeout', 'shared_filters', 'JobsRequest', 'match_request', 'check_request_id']
 
-# %% ../../nbs/14b_provider_requests.ipynb #89291e08
+# %% ../../nbs/14b_provider_requests.ipynb #f0c1d3dc
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,16 @@ def step_timeout(
 
 # %% ../../nbs/14b_provider_requests.ipynb #5551d828
 REQUEST_FILTERS = tuple(f"$aws/things/+/jobs/{rest}" for rest in ("get", "start-next", "+/get", "+/update"))
+
+# %% ../../nbs/14b_provider_requests.ipynb #0ff1104a
+def shared_filters(
+    filters: Sequence[str],  # Of the topics to hear
+    group: str,  # Of the providers that share the work: letters, digits, _ and -; empty: nobody else
+) -> list[str]:
+    """The filters to subscribe to, by one of a group of providers (MQTT 5, and most brokers for 3.1.1); raises LocalOtaError."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", group):
+        raise LocalOtaError(f"{group!r} is no name of a group", reason="share", advice="take letters, digits, _ and -")
+    return [f"$share/{group}/{one}" if group else one for one in filters]
 
 # %% ../../nbs/14b_provider_requests.ipynb #0355fba7
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def cron_years(
     ranges = [part.split("-") for part in text.split(",")]
     return sorted({year for part in ranges for year in range(int(part[0]), int(part[-1]) + 1) if 1970 <= year <= 2199})
 
-# %% ../../nbs/14c_provider_rules.ipynb #f6923f76
+# %% ../../nbs/14c_provider_rules.ipynb #81287116
 @dataclass(frozen=True, slots=True)
 class Window:
     """A time that comes again and again, in which a job may be handed out."""
@@ -157,7 +157,7 @@ class Window:
         try:
             from cronsim import CronSim, CronSimError
         except ImportError as error:
-            raise LocalOtaError("maintenance windows need cronsim", reason="extra", advice="pip install 'coreota[provider]'") from error
+            raise LocalOtaError("maintenance windows need cronsim", reason="extra", advice="pip install 'coreota[server]'") from error
         fields, years = cron_fields(self.cron)
         now = datetime.fromtimestamp(time, UTC)
         try:

@@ -20,7 +20,7 @@ from coreota.provider.rules import (
     AbortRule, EndBehavior, FailureKind, JobRules, RetryRule, Rollout, Schedule, Window,
 )
 
-# %% ../../nbs/15g_provider_sqlstore.ipynb #f524b775
+# %% ../../nbs/15g_provider_sqlstore.ipynb #41c9c18a
 try:
     from sqlalchemy import (
         Boolean, Column, Connection, Float, Index, Integer, MetaData, Row, Table, Text, UniqueConstraint, create_engine,
@@ -28,7 +28,7 @@ try:
     )
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 except ImportError as error:
-    raise LocalOtaError("the store needs SQLAlchemy", reason="extra-missing", advice="pip install 'coreota[provider]'") from error
+    raise LocalOtaError("the store needs SQLAlchemy", reason="extra-missing", advice="pip install 'coreota[server]'") from error
 
 # %% ../../nbs/15g_provider_sqlstore.ipynb #a49d25e3
 TABLES = MetaData()

@@ -7,7 +7,7 @@ __all__ = ['T', 'MAX_FILE', 'MAX_REQUEST', 'STREAM_FILTERS', 'BATCH', 'BACKLOG',
            'Stream', 'StreamRefusal', 'check_get', 'bits_set', 'wanted_blocks', 'Answer', 'read_block',
            'match_stream_request', 'StreamsService', 'decoded']
 
-# %% ../../nbs/15a_provider_streams.ipynb #9678709e
+# %% ../../nbs/15a_provider_streams.ipynb #8d49de78
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from ..blocks import block_count, block_length
 from ..codec import Codec, DataBlock, GetStream, StreamDescription, StreamRejected, codec_named
 from ..errors import LocalOtaError, RemoteOtaError
+from .requests import shared_filters
 from ..topics import Message, Outgoing, Subscribe, check_stream_id
 
 # %% ../../nbs/15a_provider_streams.ipynb #b2f35e3a
@@ -181,7 +182,7 @@ def match_stream_request(
         return None
     return thing, stream, api, codec_named(name)
 
-# %% ../../nbs/15a_provider_streams.ipynb #8f31c722
+# %% ../../nbs/15a_provider_streams.ipynb #988c22de
 BATCH = 1 << 20  # Bytes of data that one call of messages_to_send makes at most
 BACKLOG = 1000  # Answers in the line; more requests are dropped, and the devices ask again
 
@@ -189,7 +190,13 @@ BACKLOG = 1000  # Answers in the line; more requests are dropped, and the device
 class StreamsService:
     """AWS IoT MQTT file streams: describe and get, in CBOR and JSON."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        source: Callable[[str, float], Stream | None] | None = None,  # Finds streams that were not created here, by id and now
+        share: str = "",  # The name of a group of providers that share the work by shared subscriptions
+    ) -> None:
+        self._source = source or (lambda stream_id, now: None)
+        self._filters = shared_filters(STREAM_FILTERS, share)
         self.ignored = 0  # Messages that were no request
         self.dropped = 0  # Requests that found the line full
         self._streams: dict[str, Stream] = {}
@@ -230,7 +237,7 @@ class StreamsService:
 
     def connected(self, now: float) -> None:
         """The link is up: subscribe to the requests."""
-        self._outgoing[:0] = [Subscribe(topic_filter) for topic_filter in STREAM_FILTERS]
+        self._outgoing[:0] = [Subscribe(topic_filter) for topic_filter in self._filters]
 
     def disconnected(self, now: float) -> None:
         """The link is down: forget what was to be sent; the devices ask again."""
@@ -250,10 +257,10 @@ class StreamsService:
             if api == "get":
                 get = decoded(codec.decode_get, message.payload, codec)
                 token = get.token
-                self._begin(prefix, codec, get, self._stream(stream_id, thing, get.version))
+                self._begin(prefix, codec, get, self._stream(stream_id, thing, get.version, now))
             else:
                 token = decoded(codec.decode_describe, message.payload, codec).token
-                self._describe(prefix, codec, token, self._stream(stream_id, thing, None))
+                self._describe(prefix, codec, token, self._stream(stream_id, thing, None, now))
         except StreamRefusal as refusal:
             self._reject(prefix, codec, refusal, token)
         self._asked_at = now
@@ -288,13 +295,16 @@ class StreamsService:
     def next_event(self) -> None:
         """There are no events: a stream remembers nothing about its readers."""
 
-    def _stream(self, stream_id: str, thing: str, version: int | None) -> Stream:
+    def _stream(self, stream_id: str, thing: str, version: int | None, now: float) -> Stream:
         """The stream asked for; raises StreamRefusal."""
         try:
             check_stream_id(stream_id)
         except LocalOtaError as error:
             raise StreamRefusal("InvalidTopic", "the stream id in the topic is not 1 to 128 of a-z A-Z 0-9 _ -") from error
-        stream = self._streams.get(stream_id)
+        try:
+            stream = self._streams.get(stream_id) or self._source(stream_id, now)
+        except (LocalOtaError, OSError) as error:
+            raise StreamRefusal("InternalError", f"the stream {stream_id} cannot be read now") from error
         if stream is None:
             raise StreamRefusal("ResourceNotFound", f"there is no stream {stream_id}")
         if stream.things is not None and thing not in stream.things:
