@@ -50,7 +50,7 @@ def _without_nulls(value: Any) -> Any:
         return {name: _without_nulls(one) for name, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
-# %% ../../nbs/15_provider_jobs.ipynb #48c21033
+# %% ../../nbs/15_provider_jobs.ipynb #b57d6411
 class JobsService:
     """AWS IoT Jobs as devices see it over MQTT: jobs, their executions, and the replies to requests."""
 
@@ -162,6 +162,15 @@ class JobsService:
             reply["clientToken"] = token
         self._send(f"{message.topic}/{verdict}", reply, now)
         self._tell(told, now)
+
+    def ask(
+        self,
+        asked: JobsRequest,  # As from `match_request`
+        request: dict[str, Any],  # As from `read_request`
+        now: float,  # Epoch seconds
+    ) -> dict[str, Any]:
+        """The answer to a request that came on another way than a topic, such as HTTP; raises Rejection."""
+        return self.work(lambda life: self._answer(life, asked, request), now)
 
     def messages_to_send(self, now: float) -> list[Outgoing]:
         """What is to be published or subscribed, once."""

@@ -6,7 +6,7 @@
 __all__ = ['LifecycleEvent', 'MINUTE', 'FOREVER', 'may_cancel', 'ExecutionChanged', 'JobChanged', 'due_notifications',
            'Lifecycle', 'notifications']
 
-# %% ../../nbs/14e_provider_lifecycle.ipynb #abd946ab
+# %% ../../nbs/14e_provider_lifecycle.ipynb #22f66352
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ..errors import LocalOtaError
 from ..jobs import STATUS_TRANSITIONS, JobStatus
 from .books import Books, Execution, Job, JobState
-from .rules import EndBehavior
+from .rules import EndBehavior, JobRules
 
 # %% ../../nbs/14e_provider_lifecycle.ipynb #9056eda2
 def may_cancel(
@@ -58,7 +58,7 @@ def due_notifications(
     old, new = [(one.job_id, one.number) for one in before], [(one.job_id, one.number) for one in after]
     return set(old) != set(new), old[:1] != new[:1]
 
-# %% ../../nbs/14e_provider_lifecycle.ipynb #de54db5b
+# %% ../../nbs/14e_provider_lifecycle.ipynb #2bd2aec2
 MINUTE = 60.0
 FOREVER = 1 << 31  # More targets than a job has
 
@@ -117,6 +117,25 @@ class Lifecycle:
             job, due = replace(job, state=job.state if job.told else JobState.SCHEDULED), opens
         self._keep_job(replace(job, due_at=min((at for at in (due, end) if at is not None), default=None)), before)
         return self._completed(self.job(job.job_id))
+
+    def extend(self, job_id: str, things: Sequence[str], groups: Sequence[str]) -> Job:
+        """More targets for a continuous job; raises LocalOtaError."""
+        job = self.job(job_id)
+        if not job.continuous or job.state.over:
+            raise LocalOtaError(f"{job_id} takes no more targets", reason="job-over", advice="only continuous jobs do, until they are over")
+        added = {"targets": tuple(dict.fromkeys([*job.targets, *things])), "groups": tuple(dict.fromkeys([*job.groups, *groups]))}
+        members = (thing for group in groups for thing in self.books.members(group))
+        self.books.add_targets(job_id, [*things, *members])
+        return self.advance(replace(job, targets=added["targets"], groups=added["groups"]))
+
+    def amend(self, job: Job, rules: JobRules, description: str) -> Job:
+        """Other rules for a job that is not over; its schedule stays. They hold from now on, also for times that run already."""
+        kept = replace(rules, schedule=job.rules.schedule)
+        for execution in self.books.executions(job.job_id):
+            if execution.status is JobStatus.IN_PROGRESS and execution.started_at is not None:
+                due = None if rules.timeout is None else execution.started_at + rules.timeout
+                self._keep(replace(execution, due_at=due, version=execution.version))
+        return self.advance(replace(job, rules=kept, description=description))
 
     def _hand_out(self, job: Job) -> tuple[Job, float | None]:
         """Queue the job for as many things as this minute allows; when the next ones' turn is."""
