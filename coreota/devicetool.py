@@ -7,7 +7,7 @@ __all__ = ['JOURNAL', 'SYSTEMD_UNIT', 'DeviceOptions', 'options_from', 'GatewayF
            'CommandSelfTest', 'plain', 'record_of', 'words', 'DeviceProgram', 'add_device_command', 'read_options',
            'run_device']
 
-# %% ../nbs/17d_devicetool.ipynb #f5e581f3
+# %% ../nbs/17d_devicetool.ipynb #c4580114
 import fcntl
 import json
 import os
@@ -24,10 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-# %% ../nbs/17d_devicetool.ipynb #154fb66b
+# %% ../nbs/17d_devicetool.ipynb #a65eb63d
 from .bootloader import BootConfig, Bootloader, McubootBootloader
 from .certificates import ChainVerifier
 from .config import OtaConfig
@@ -37,7 +34,7 @@ from .flash import FlashArea, erased, padded
 from .flashfile import FileFlash
 from .httptransport import HttpTransport
 from .image import Hardware, Version
-from .imagekeys import ImagePublicKey, signature_tlv
+from .imagekeys import ImagePublicKey, public_key_of
 from .journal import Journal, journal_size
 from .mqtt import AWS_ALPN, PahoTransport, SystemClock, tls_context
 from .orchestrator import Orchestrator
@@ -168,18 +165,10 @@ def read_file(path: Path, what: str) -> bytes:
     except OSError as error:
         raise LocalOtaError(f"{what} {path}: {error.strerror}", reason="file", advice="give the path of a file") from error
 
-# %% ../nbs/17d_devicetool.ipynb #3dd4cabe
+# %% ../nbs/17d_devicetool.ipynb #92bebaa4
 def image_key(path: Path) -> ImagePublicKey:
     """The public key in a PEM file, bare or in a certificate; LocalOtaError where there is none for images."""
-    pem = read_file(path, "the image key")
-    try:
-        key = x509.load_pem_x509_certificate(pem).public_key() if b"CERTIFICATE" in pem else load_pem_public_key(pem)
-    except ValueError as error:
-        raise LocalOtaError(f"{path} holds no public key: {error}", reason="key", advice="give it as PEM (imgtool getpub --format pem)") from error
-    if not isinstance(key, ImagePublicKey):
-        raise LocalOtaError(f"{path} holds a key of type {type(key).__name__}", reason="key-type", advice="take P-256, Ed25519 or RSA")
-    signature_tlv(key)
-    return key
+    return public_key_of(read_file(path, "the image key"), str(path))
 
 # %% ../nbs/17d_devicetool.ipynb #fe2425e9
 def job_verifier(options: DeviceOptions) -> Verifier:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ImagePrivateKey', 'ImagePublicKey', 'ECDSA_TLV', 'ED25519_TLV', 'RSA2048_TLV', 'RSA3072_TLV', 'signature_tlv',
-           'key_hash', 'sign_digest', 'without_padding', 'good_signature']
+           'key_hash', 'sign_digest', 'without_padding', 'good_signature', 'public_key_of']
 
-# %% ../nbs/09c_imagekeys.ipynb #e656b17d
+# %% ../nbs/09c_imagekeys.ipynb #fe6e64e6
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -14,7 +14,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
 
 from .errors import LocalOtaError
 
@@ -88,3 +89,18 @@ def good_signature(
     except InvalidSignature:
         return False
     return True
+
+# %% ../nbs/09c_imagekeys.ipynb #aad3b3c5
+def public_key_of(
+    pem: bytes,  # The content of a file
+    name: str,  # Of the file, for the complaint
+) -> ImagePublicKey:
+    """The public key in PEM, bare or in a certificate; LocalOtaError where there is none that images can be signed for."""
+    try:
+        key = load_pem_x509_certificate(pem).public_key() if b"CERTIFICATE" in pem else load_pem_public_key(pem)
+    except ValueError as error:
+        raise LocalOtaError(f"{name} holds no public key: {error}", reason="key", advice="give it as PEM (imgtool getpub --format pem)") from error
+    if not isinstance(key, ImagePublicKey):
+        raise LocalOtaError(f"{name} holds a key of type {type(key).__name__}", reason="key-type", advice="take P-256, Ed25519 or RSA")
+    signature_tlv(key)
+    return key

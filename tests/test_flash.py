@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,33 @@ def test_a_file_of_another_size_is_refused_and_left_alone(tmp_path: Path) -> Non
     with pytest.raises(FlashError):
         FileFlash(path, 64 * 1024)
     assert path.read_bytes() == b"something else"
+
+
+def test_a_file_is_looked_at_and_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "dump.bin"
+    path.write_bytes(b"\xff" * 4096 + b"firmware" * 512)
+    with FileFlash(path, read_only=True) as flash:
+        assert (flash.size, flash.read(4096, 8)) == (8192, b"firmware")
+        changes: list[Callable[[], None]] = [lambda: flash.write(0, b"12345678"), lambda: flash.erase(4096)]
+        for change in changes:
+            with pytest.raises(FlashError) as error:
+                change()
+            assert (error.value.reason, flash.operations) == ("flash-read-only", 0)
+        flash.cut_after(0, torn=0.5)
+        with pytest.raises(FlashError):
+            flash.erase(4096)
+    assert path.read_bytes() == b"\xff" * 4096 + b"firmware" * 512
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "flash-missing"), (b"", "flash-geometry")])
+def test_without_a_size_the_file_must_be_there(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "dump.bin"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FlashError) as error:
+        FileFlash(path)
+    assert (error.value.reason, path.exists()) == (reason, content is not None)
+    assert error.value.advice
 
 
 def test_a_killed_process_loses_nothing_it_wrote(tmp_path: Path) -> None:

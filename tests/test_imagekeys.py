@@ -6,14 +6,22 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coreota.bootloader import McubootBootloader
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.image import Version, make_image, parse_image, validate_image
-from coreota.imagekeys import ImagePrivateKey, ImagePublicKey, good_signature, key_hash, sign_digest, signature_tlv
+from coreota.imagekeys import (
+    ImagePrivateKey,
+    ImagePublicKey,
+    good_signature,
+    key_hash,
+    public_key_of,
+    sign_digest,
+    signature_tlv,
+)
 from coreota.sim.lab import Lab, firmware
 
 IMGTOOL = str(Path(sys.executable).with_name("imgtool"))
@@ -126,3 +134,12 @@ def test_keys_that_are_refused(key: ImagePrivateKey) -> None:
 def test_hashes_name_keys() -> None:
     """Four keys, four names."""
     assert len({key_hash(key.public_key()) for key in KEYS.values()}) == 4
+
+
+@each_key
+def test_a_public_key_comes_as_pem_and_a_private_one_is_refused(key: ImagePrivateKey) -> None:
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert key_hash(public_key_of(pem, "key.pem")) == key_hash(key.public_key())
+    with pytest.raises(LocalOtaError, match=r"root\.pem holds no public key") as error:
+        public_key_of(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "root.pem")
+    assert (error.value.reason, "getpub" in error.value.advice) == ("key", True)
