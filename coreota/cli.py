@@ -6,7 +6,7 @@
 __all__ = ['EXTRAS', 'MAX_IMAGE', 'missing_extra', 'Terminal', 'strip_text', 'parser', 'add_demo_command', 'demo_options',
            'run_demo', 'main']
 
-# %% ../nbs/18_cli.ipynb #a2f5b87a
+# %% ../nbs/18_cli.ipynb #10774756
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .devicetool import add_device_command
 from .errors import LocalOtaError, OtaError
+from .flashtool import add_flash_command
 from .sweeptool import add_sweep_command
 
 # %% ../nbs/18_cli.ipynb #21406c9e
@@ -117,7 +118,7 @@ def strip_text(
         f"[{styles.get(kind, 'white on blue')}]{'·' if kind in ('erased', '') else kind[0]}[/]" for kind in cells
     )
 
-# %% ../nbs/18_cli.ipynb #1010d897
+# %% ../nbs/18_cli.ipynb #7482da6b
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="coreota", description="Over-the-air firmware updates for IoT devices.")
@@ -125,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_demo_command(commands)
     add_device_command(commands)
+    add_flash_command(commands)
     add_sweep_command(commands)
     return top
 

@@ -26,13 +26,13 @@ def make_file(
             file.write(b"\xff" * min(1 << 20, size - done))
     fresh.replace(path)
 
-# %% ../nbs/09a_flashfile.ipynb #06433707
+# %% ../nbs/09a_flashfile.ipynb #590ca0f1
 def file_size(
     path: Path,
     wanted: int | None,  # Bytes; None: any size but nothing
 ) -> int:  # Bytes
     """How large a file is; FlashError where it is not there, is empty, or has another size than it should."""
-    if not path.exists():
+    if not path.is_file():
         raise FlashError(f"there is no file {path}", reason="flash-missing", advice="give the path of a flash dump, or a size to make one")
     size = path.stat().st_size
     if size != (wanted or size) or size == 0:

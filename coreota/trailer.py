@@ -60,7 +60,7 @@ def trailer_size(
     units, fields = (OFFSET_STATUS_UNITS, 5) if offset_swap else (STATUS_UNITS, 4)
     return max_img_sectors * units * write_size + fields * max_align + max(16, max_align)
 
-# %% ../nbs/10a_trailer.ipynb #55900232
+# %% ../nbs/10a_trailer.ipynb #f31c117c
 @dataclass(frozen=True, slots=True)
 class TrailerLayout:
     """Offsets of the trailer's fields in a slot (MCUboot)."""
@@ -77,7 +77,8 @@ class TrailerLayout:
             raise LocalOtaError(f"write unit {self.write_size}, largest alignment {self.max_align}", reason="trailer-align",
                                 advice="take 8, 16 or 32, a multiple of the write unit")
         if self.size > self.slot_size:
-            raise LocalOtaError(f"a trailer of {self.size} bytes needs a larger slot", reason="slot-size")
+            raise LocalOtaError(f"a trailer of {self.size} bytes needs a larger slot", reason="slot-size",
+                                advice="give the slot more sectors, or the status area room for fewer")
 
     @property
     def magic(self) -> bytes:
