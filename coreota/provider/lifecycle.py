@@ -58,7 +58,7 @@ def due_notifications(
     old, new = [(one.job_id, one.number) for one in before], [(one.job_id, one.number) for one in after]
     return set(old) != set(new), old[:1] != new[:1]
 
-# %% ../../nbs/14e_provider_lifecycle.ipynb #2bd2aec2
+# %% ../../nbs/14e_provider_lifecycle.ipynb #6fc09e77
 MINUTE = 60.0
 FOREVER = 1 << 31  # More targets than a job has
 
@@ -129,13 +129,8 @@ class Lifecycle:
         return self.advance(replace(job, targets=added["targets"], groups=added["groups"]))
 
     def amend(self, job: Job, rules: JobRules, description: str) -> Job:
-        """Other rules for a job that is not over; its schedule stays. They hold from now on, also for times that run already."""
-        kept = replace(rules, schedule=job.rules.schedule)
-        for execution in self.books.executions(job.job_id):
-            if execution.status is JobStatus.IN_PROGRESS and execution.started_at is not None:
-                due = None if rules.timeout is None else execution.started_at + rules.timeout
-                self._keep(replace(execution, due_at=due, version=execution.version))
-        return self.advance(replace(job, rules=kept, description=description))
+        """Other rules for a job that is not over; its schedule stays, and so do the times of what is in progress."""
+        return self.advance(replace(job, rules=replace(rules, schedule=job.rules.schedule), description=description))
 
     def _hand_out(self, job: Job) -> tuple[Job, float | None]:
         """Queue the job for as many things as this minute allows; when the next ones' turn is."""
