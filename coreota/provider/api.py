@@ -108,8 +108,8 @@ def _check_limits(limits: Mapping[str, Any], value: Any, where: str) -> None:
 
     size, unit = (value, "") if isinstance(value, (int, float)) else (len(value), " entries" if isinstance(value, (list, dict)) else " characters")
     if not limits.get("min", size) <= size <= limits.get("max", size):
-        low, high = limits.get("min", 0), limits.get("max", "any number of")
-        raise wrong(where, f"{low} to {high}{unit} are allowed, and it is {size}")
+        low, high = limits.get("min", 0), limits.get("max", "any number")
+        raise wrong(where, f"{low} to {high}{unit} {'is' if unit == '' else 'are'} allowed, and it is {size}")
     if "enum" in limits and value not in limits["enum"]:
         raise wrong(where, f"{value!r} is none of {', '.join(limits['enum'])}")
     if "pattern" in limits and isinstance(value, str) and not regex.fullmatch(limits["pattern"], value, timeout=1):
