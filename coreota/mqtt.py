@@ -166,6 +166,11 @@ class PahoTransport:
         self._lost("reset")
         self._retry_at = 0.0
 
+    @property
+    def subscribed(self) -> bool:
+        """Is the link up, and every subscription taken?"""
+        return self._online and not self._outbox and not self._unacknowledged
+
     def close(self) -> None:
         """End the connection for good."""
         self._closed = True
