@@ -17,6 +17,7 @@ from . import __version__
 from .devicetool import add_device_command
 from .errors import LocalOtaError, OtaError
 from .flashtool import add_flash_command
+from .providertool import add_provider_command
 from .sweeptool import add_sweep_command
 
 # %% ../nbs/18_cli.ipynb #21406c9e
@@ -127,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     add_demo_command(commands)
     add_device_command(commands)
     add_flash_command(commands)
+    add_provider_command(commands)
     add_sweep_command(commands)
     return top
 
