@@ -8,6 +8,7 @@ __all__ = ['CODE_SIGNING', 'issue_certificate', 'check_chain', 'fingerprint_of',
 # %% ../nbs/08a_certificates.ipynb #a96b5b9e
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -23,6 +24,14 @@ from .signing import CertificateVerifier, PrivateKey, PublicKey, signing_key_of
 CODE_SIGNING = (ExtendedKeyUsageOID.CODE_SIGNING,)
 
 
+def _general_name(host: str) -> x509.GeneralName:
+    """A host as a certificate names it."""
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
 def issue_certificate(
     name: str,  # Common name, 1 to 64 characters
     key: PublicKey,  # Whose certificate it is
@@ -34,6 +43,7 @@ def issue_certificate(
     not_before: datetime = datetime(2024, 1, 1, tzinfo=UTC),
     not_after: datetime = datetime(2049, 12, 31, tzinfo=UTC),
     serial: int = 1,  # Different for each certificate of an issuer
+    hosts: Iterable[str] = (),  # Names and IP addresses of the server it is for (subjectAltName)
 ) -> bytes:  # PEM
     """An X.509 certificate with the extensions that RFC 5280 wants; the same arguments give the same bytes where the issuer's key is P-256."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -50,6 +60,8 @@ def issue_certificate(
     )
     if ca is None and (listed := list(usages)):
         builder = builder.add_extension(x509.ExtendedKeyUsage(listed), critical=False)
+    if named := [_general_name(host) for host in hosts]:
+        builder = builder.add_extension(x509.SubjectAlternativeName(named), critical=False)
     deterministic = True if isinstance(issuer_key, ec.EllipticCurvePrivateKey) else None
     return builder.sign(issuer_key, hashes.SHA256(), ecdsa_deterministic=deterministic).public_bytes(Encoding.PEM)
 

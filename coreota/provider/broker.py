@@ -152,10 +152,14 @@ class EmbeddedBroker:
         self._thread = thread
         return self
 
+    def make(self) -> Any:
+        """The amqtt broker that is started; another kind of broker makes another one."""
+        return amqtt_broker(self.host, self._wanted)
+
     async def _serve(self, ready: Future[int]) -> None:
         """The life of the broker, in its own thread."""
         try:
-            broker = amqtt_broker(self.host, self._wanted)
+            broker = self.make()
             await broker.start()
         except Exception as error:
             ready.set_exception(self._unstarted(error))
