@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .certstool import add_certs_command
 from .devicetool import add_device_command
 from .errors import LocalOtaError, OtaError
 from .flashtool import add_flash_command
@@ -130,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     add_flash_command(commands)
     add_provider_command(commands)
     add_sweep_command(commands)
+    add_certs_command(commands)
     return top
 
 # %% ../nbs/18_cli.ipynb #7ea1f489

@@ -77,7 +77,7 @@ def running_mosquitto(path: Path, text: str, port: int) -> Iterator[None]:
         if os.environ.get("CI"):
             pytest.fail(advice)
         pytest.skip(advice)
-    path.write_text(f"{text}\nuser {getpass.getuser()}\n")
+    path.write_text(text if "\nuser " in text else f"{text}\nuser {getpass.getuser()}\n")
     process = subprocess.Popen([binary, "-c", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port, process)
