@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coreota.errors import LocalOtaError
-from coreota.mqtt import AWS_ALPN, PahoTransport, backoff, quality, tls_context
+from coreota.mqtt import AWS_ALPN, MOST_UNSENT, PahoTransport, backoff, quality, tls_context
 from coreota.provider.broker import EmbeddedBroker
 from coreota.topics import Message, Subscribe
 from coreota.transport import Connected, Disconnected, Incoming
@@ -173,6 +173,23 @@ def test_a_broker_that_never_acknowledges() -> None:
         transport.close()
 
 
+def test_a_broker_that_takes_nothing_counts_as_lost() -> None:
+    """It says hello and never reads again: what is queued stays bounded, and `send` comes back."""
+    with socket.create_server(("127.0.0.1", 0)) as stuck:
+        transport = PahoTransport("127.0.0.1", stuck.getsockname()[1], client_id="x", answer_timeout=0.3)
+        with stuck.accept()[0] as side:
+            side.recv(100)
+            side.sendall(b"\x20\x02\x00\x00")
+            assert wait_for(transport, 1) == [Connected()]
+            block, most = Message("x/streams/s", bytes(65_536)), 0
+            while transport._online:
+                transport.send([block])
+                most = max(most, transport._client.wire.backlog)
+            assert most < MOST_UNSENT + 70_000
+            assert wait_for(transport, 1) == [Disconnected("the broker takes nothing")]
+            transport.close()
+
+
 def test_the_queue_has_a_bound() -> None:
     """Offline, the oldest messages go, and no subscription does."""
     transport = PahoTransport("127.0.0.1", 1, client_id="x", patient=True, max_queue=10)
@@ -185,7 +202,7 @@ def test_the_queue_has_a_bound() -> None:
 
 def test_no_delay(transports: tuple[PahoTransport, PahoTransport]) -> None:
     """Small packets do not wait for one another."""
-    sock = transports[0]._client.socket()
+    sock = transports[0]._client.wire._sock
     assert isinstance(sock, socket.socket)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
