@@ -237,7 +237,7 @@ class ControlApi:
 
     def app(
         self,
-        hosts: Sequence[str] = ("127.0.0.1", "localhost"),  # Names by which it may be called: no other site's name may lead here
+        hosts: Sequence[str] = ("127.0.0.1", "localhost", "*.localhost"),  # Names by which it may be called: no other site's name may lead here
         others: Mapping[str, Any] | None = None,  # By service: ASGI applications for requests that are signed for it
     ) -> Any:
         """An ASGI application."""
@@ -245,7 +245,7 @@ class ControlApi:
         from starlette.concurrency import run_in_threadpool
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
-        from starlette.requests import Request
+        from starlette.requests import ClientDisconnect, Request
         from starlette.responses import JSONResponse
         from starlette.routing import Mount
 
@@ -258,11 +258,15 @@ class ControlApi:
                 return
             try:
                 body = await read_body(request.stream())
-                path = scope["raw_path"].decode("ascii").partition("?")[0]
+                path = scope["raw_path"].decode("latin-1").partition("?")[0]
                 answer = await run_in_threadpool(self.answer, request.method, path, request.url.query, authorization, body)
+            except ClientDisconnect:
+                return
             except ApiError as error:
                 answer = ApiAnswer(413, {"message": error.message}, error.code)
             headers = {"x-amzn-ErrorType": answer.error} if answer.error else {}
+            if answer.status == 413:
+                headers["connection"] = "close"  # the rest of the body was not read
             await JSONResponse(dict(answer.body), answer.status, headers)(scope, receive, send)
 
         return Starlette(routes=[Mount("/", serve)], middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))])

@@ -6,7 +6,7 @@
 __all__ = ['POLL', 'LockedJobs', 'provider_parts', 'ArtifactFiles', 'presign_secret', 'Worker', 'ProviderOptions',
            'ProviderServer']
 
-# %% ../../nbs/15p_provider_service.ipynb #ac49ce1b
+# %% ../../nbs/15p_provider_service.ipynb #5f882ed2
 import os
 import threading
 from collections import deque
@@ -30,9 +30,11 @@ from .lifecycle import Lifecycle, LifecycleEvent
 from .ota import UpdateProvider
 from .presign import Presigner
 from .registry import Registry, T
+from .s3 import S3App
 from .sqlstore import SqlStore
 from .streams import Content
 from .updates import AddressFiller, SignerProfile, StreamsControl, UpdatesControl
+from .uploads import sweep_uploads
 from .web import WebServer
 from ..topics import Message, Outgoing
 from ..transport import step
@@ -205,7 +207,7 @@ class ProviderOptions:
             raise LocalOtaError(f"{self.broker!r} is no broker's address", reason="broker", advice="write mqtt://host:port or mqtts://host:port")
         return parts.hostname, port, parts.scheme == "mqtts"
 
-# %% ../../nbs/15p_provider_service.ipynb #5483d2f8
+# %% ../../nbs/15p_provider_service.ipynb #58f3ac21
 class ProviderServer:
     """A provider with everything it needs, from start to stop. A context manager."""
 
@@ -248,7 +250,9 @@ class ProviderServer:
             return S3Artifacts(boto3.client("s3", endpoint_url=self.options.s3 or None))
         folder = self.options.artifacts or self.options.state / "artifacts"
         folder.mkdir(parents=True, exist_ok=True)
-        return FolderArtifacts(folder)
+        artifacts = FolderArtifacts(folder)
+        sweep_uploads(artifacts, WallClock().now())
+        return artifacts
 
     def _start_web(self, stack: ExitStack) -> WebServer | None:
         if self.options.web_port is None:
@@ -276,8 +280,9 @@ class ProviderServer:
     def _make_api(self) -> ApiServer:
         web = None if self.web is None else self.web.url("").rstrip("/")
         parts: Mapping[str, Sequence[object]] = provider_parts(self.provider.jobs, self.artifacts, self.options.profiles, web)
-        hosts = dict.fromkeys(["127.0.0.1", "localhost", self.options.api_host])
-        app: Any = ControlApi(parts, WallClock()).app(list(hosts))
+        hosts = dict.fromkeys(["127.0.0.1", "localhost", "*.localhost", self.options.api_host])
+        others = {"s3": S3App(self.artifacts)} if isinstance(self.artifacts, FolderArtifacts) else {}
+        app: Any = ControlApi(parts, WallClock()).app(list(hosts), others)
         return ApiServer(app, self.options.api_host, self.options.api_port)
 
     def __enter__(self) -> Self:
