@@ -144,6 +144,7 @@ class McubootBootloader:
         self.config, self.slots = config, BootSlots(first, second, config, tuple(keys), counter)
         self._active = first
         self._running: Version | None = None
+        self._capacity = config.max_image_size
 
     @property
     def running(self) -> Version | None:
@@ -158,7 +159,7 @@ class McubootBootloader:
     @property
     def capacity(self) -> int:
         """Bytes of the largest image file."""
-        return self.config.max_image_size
+        return self._capacity
 
     @property
     def update_slot(self) -> Slot:
@@ -214,8 +215,8 @@ class McubootBootloader:
 
     def write(self, offset: int, data: BytesLike) -> None:
         """Store a block; what is missing to a whole write unit is filled with FF."""
-        if offset + len(data) > self.capacity:
-            raise LocalOtaError(f"bytes up to {offset + len(data)}, room for {self.capacity}", reason="image-too-large")
+        if offset + len(data) > self._capacity:
+            raise LocalOtaError(f"bytes up to {offset + len(data)}, room for {self._capacity}", reason="image-too-large")
         whole = data if len(data) % self.config.write_align == 0 else padded(data, self.config.write_align)
         self.update_slot.write(self.config.image_base + offset, whole)
 

@@ -68,13 +68,17 @@ class DataBlock:
 
     file_id: int  # f: 0 to 255
     index: int  # i: 0 or more
-    payload: BytesLike  # p: 1 to 131072 bytes
+    payload: BytesLike  # p: 1 to 131072 bytes; as decoded from CBOR a view of the message, so that nothing is copied
     token: str | None = None  # c: of the request
 
     @property
     def length(self) -> int:
         """l: bytes in the payload."""
         return len(self.payload)
+
+    def __repr__(self) -> str:
+        shown = repr(bytes(self.payload[:200])) if self.length <= 200 else f"<{self.length} bytes>"
+        return f"DataBlock(file_id={self.file_id}, index={self.index}, payload={shown}, token={self.token!r})"
 
 # %% ../nbs/05_codec.ipynb #6e984aa1
 @dataclass(frozen=True, slots=True)
@@ -297,11 +301,42 @@ class _NoTags(dict[int, Callable[[Any, bool], Any]]):
 
 _NO_TAGS = _NoTags()
 
+# %% ../nbs/05_codec.ipynb #438a8621
+_NUMBER = rb"([\x00-\x17]|\x18.|\x19..|\x1a....)"
+_CBOR_BLOCK = re.compile(
+    rb"(?:\xa4|\xa5ac([\x60-\x77])([\x00-\x7f]{0,23}?))af%b" % _NUMBER
+    + rb"ai%bal%bap([\x40-\x57]|\x58.|\x59..|\x5a....)" % (_NUMBER, _NUMBER),
+    re.DOTALL,
+)
+
+
+def _number(raw: bytes) -> int:
+    """The argument of a CBOR item's head, where its major type is 0."""
+    return raw[0] if len(raw) == 1 else int.from_bytes(raw[1:])
+
+
+def _usual_cbor_block(payload: BytesLike) -> DataBlock | None:
+    """A block as most are written, its payload a view of the message; None: read it with care."""
+    found = _CBOR_BLOCK.match(payload)
+    if found is None:
+        return None
+    size, token, file_id, index, length, head = found.groups()
+    data, number, block = memoryview(payload)[found.end() :], _number(length), _number(index)
+    if not len(data) == number == (head[0] - 0x40 if len(head) == 1 else _number(head)) or not 0 < number <= MAX_BLOCK:
+        return None
+    if file_id > b"\x18\xff" or block >= 2**31 or (size and size[0] - 0x60 != len(token)):
+        return None
+    return DataBlock(_number(file_id), block, data, token.decode() if size else None)
+
 # %% ../nbs/05_codec.ipynb #9890d6ce
 class CborCodec(_Codec):
     """CBOR (RFC 8949): definite or indefinite lengths, members in any order, no tags, no member twice, nothing behind it."""
 
     name = "cbor"
+
+    def decode_data(self, payload: BytesLike) -> DataBlock:
+        """A block with 1 to 131072 bytes, as many as it says; raises RemoteOtaError."""
+        return _usual_cbor_block(payload) or super().decode_data(payload)
 
     def _write(self, members: Mapping[str, Any], *, indefinite: bool = False) -> bytes:
         return cbor2.dumps(members, indefinite_containers=indefinite)
@@ -330,6 +365,30 @@ class CborCodec(_Codec):
             raise _wrong("the payload or bitmap is not a byte string")
         return value
 
+# %% ../nbs/05_codec.ipynb #c6ae2217
+_JSON_BLOCK = re.compile(
+    rb'\{(?:"c":"([ !#-\[\]-~]{0,64})",)?"f":(0|[1-9]\d{0,2}),"i":(0|[1-9]\d{0,8}),"l":([1-9]\d{0,5}),"p":"'
+)
+
+
+def _usual_json_block(payload: BytesLike) -> DataBlock | None:
+    """A block as most are written; None: read it with care."""
+    found = _JSON_BLOCK.match(payload)
+    if found is None or bytes(payload[-2:]) != b'"}':
+        return None
+    token, file_id, index, length = found.groups()
+    text = memoryview(payload)[found.end() : -2]
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
+    left = len(data) % 3
+    if left and binascii.b2a_base64(data[-left:], newline=False) != text[-4:]:
+        return None
+    if not len(data) == int(length) <= MAX_BLOCK or int(file_id) > 255:
+        return None
+    return DataBlock(int(file_id), int(index), data, token.decode() if token is not None else None)
+
 # %% ../nbs/05_codec.ipynb #29231d8f
 _HEX = re.compile(r"(?:0[xX])?((?:[0-9a-fA-F]{2})*)", re.ASCII)
 
@@ -338,6 +397,10 @@ class JsonCodec(_Codec):
     """JSON: payloads are base64, bitmaps hexadecimal."""
 
     name = "json"
+
+    def decode_data(self, payload: BytesLike) -> DataBlock:
+        """A block with 1 to 131072 bytes, as many as it says; raises RemoteOtaError."""
+        return _usual_json_block(payload) or super().decode_data(payload)
 
     def _write(self, members: Mapping[str, Any], *, indefinite: bool = False) -> bytes:
         return json.dumps(members, separators=(",", ":")).encode()

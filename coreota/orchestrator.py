@@ -498,8 +498,9 @@ class Orchestrator:
             outcome = update.take(event)
             if outcome is Outcome.BLOCK:
                 self._renewed = False
-                self._events.append(Progress(update.job_id, update.received, update.total))
-                self.reports.progress(update.received, update.total, now)
+                received, total = update.received, update.total
+                self._events.append(Progress(update.job_id, received, total))
+                self.reports.progress(received, total, now)
             elif outcome is Outcome.VERIFIED:
                 self._verified(update, now)
             else:

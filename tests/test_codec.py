@@ -21,6 +21,9 @@ from coreota.codec import (
     StreamDescription,
     StreamRejected,
     StreamTopics,
+    _Codec,
+    _usual_cbor_block,
+    _usual_json_block,
     base64_decode,
     codec_named,
     create_get_data_block_request,
@@ -231,7 +234,7 @@ def only_remote(decode: Callable[[bytes], object], payload: bytes) -> None:
     except RemoteOtaError:
         return
     for member in value.__dataclass_fields__:  # type: ignore[attr-defined]
-        assert type(getattr(value, member)) in (int, str, bytes, tuple, type(None))
+        assert type(getattr(value, member)) in (int, str, bytes, memoryview, tuple, type(None))
 
 
 @pytest.mark.parametrize(("name", "decode"), DECODERS, ids=[name for name, _ in DECODERS])
@@ -420,3 +423,45 @@ def test_how_deep_a_further_member_may_be(depth: int, taken: bool) -> None:
     else:
         with pytest.raises(RemoteOtaError, match="nesting depth"):
             CborCodec().decode_data(payload)
+
+
+def read_with_care(codec: Codec, message: bytes) -> DataBlock | None:
+    """What the general decoder makes of it; None: it refuses."""
+    try:
+        return _Codec.decode_data(codec, message)  # type: ignore[arg-type]
+    except RemoteOtaError:
+        return None
+
+
+@pytest.mark.parametrize("codec", [CborCodec(), JsonCodec()])
+@given(
+    block=BLOCKS,
+    position=st.integers(0, 80),
+    byte=st.integers(0, 255),
+    cut=st.integers(0, 3),
+    more=st.binary(max_size=2),
+)
+def test_the_quick_decoder_reads_as_the_careful_one(
+    codec: Codec, block: DataBlock, position: int, byte: int, cut: int, more: bytes
+) -> None:
+    """Of a message with a byte changed, some cut off, or more behind it: the same block, or refused by both."""
+    written = codec.encode_data(block)
+    assert codec.decode_data(written) == read_with_care(codec, written) == block
+    message = bytearray(written)
+    message[position % len(message)] = byte
+    changed = bytes(message[: len(message) - cut]) + more
+    try:
+        quick: DataBlock | None = codec.decode_data(changed)
+    except RemoteOtaError:
+        quick = None
+    assert quick == read_with_care(codec, changed)
+
+
+@pytest.mark.parametrize("codec", [CborCodec(), JsonCodec()])
+def test_most_blocks_are_read_quickly(codec: Codec) -> None:
+    """Of every size, with and without a token; the largest from a view, which is not copied."""
+    quick = _usual_cbor_block if codec.name == "cbor" else _usual_json_block
+    for size in (1, 23, 24, 255, 256, 4096, 65_535, 65_536, 131_072):
+        for token in (None, "", "7", "x" * 23):
+            block = DataBlock(255, 98_303, bytes(size), token)
+            assert quick(codec.encode_data(block)) == block
