@@ -48,6 +48,8 @@ def add_provider_command(
     line.add_argument("--s3-endpoint", metavar="URL", help="of another S3 than Amazon's")
     line.add_argument("--broker", default="", metavar="URL", help="mqtt://host:port or mqtts://host:port (an embedded one)")
     line.add_argument("--mqtt-port", type=int, default=1883, metavar="PORT", help="of the embedded broker; 0: any that is free (1883)")
+    line.add_argument("--mqtt-host", default="127.0.0.1", metavar="ADDRESS", help="where the embedded broker listens; another needs --tls (127.0.0.1)")
+    line.add_argument("--tls", type=Path, metavar="DIR", help="mutual TLS with the files that `coreota certs DIR` made")
     line.add_argument("--api-host", default="127.0.0.1", metavar="ADDRESS", help="where the API listens; it asks nobody for a password (127.0.0.1)")
     line.add_argument("--api-port", type=int, default=8480, metavar="PORT", help="0: any that is free (8480)")
     line.add_argument("--web-host", default="127.0.0.1", metavar="ADDRESS", help="where the web server for devices listens (127.0.0.1)")
@@ -92,7 +94,7 @@ def provider_options(
     return ProviderOptions(
         arguments.state, arguments.store, arguments.artifacts, s3, arguments.broker, arguments.mqtt_port, arguments.api_host,
         arguments.api_port, arguments.web_host, arguments.web_port, arguments.name, signer_profiles(arguments.signer or ()),
-        arguments.share, arguments.tls_ca, arguments.tls_cert, arguments.tls_key,
+        arguments.share, arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls, arguments.mqtt_host,
     )
 
 # %% ../nbs/17e_providertool.ipynb #62b22da4
@@ -101,7 +103,7 @@ def ready_record(
 ) -> dict[str, Any]:
     """The addresses of a provider."""
     return {
-        "event": "Ready", "mqtt": {"host": server.mqtt[0], "port": server.mqtt[1]}, "api": server.api.url,
+        "event": "Ready", "mqtt": {"host": server.mqtt[0], "port": server.mqtt[1], "tls": server.secure}, "api": server.api.url,
         "web": server.web.url("") if server.web else None, "state": str(server.options.state),
     }
 
@@ -111,7 +113,7 @@ def ready_lines(
 ) -> str:
     """The same for people."""
     lines = {
-        "broker": "mqtt://{host}:{port}".format(**record["mqtt"]), "API": record["api"], "web": record["web"], "state": record["state"],
+        "broker": "{0}://{host}:{port}".format("mqtts" if record["mqtt"].get("tls") else "mqtt", **record["mqtt"]), "API": record["api"], "web": record["web"], "state": record["state"],
         "try": f"coreota deploy IMAGE --thing NAME --key KEY --api {record['api']}",
     }
     return "\n".join(f"{name:>8}  {text}" for name, text in lines.items() if text)

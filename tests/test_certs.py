@@ -29,6 +29,7 @@ from coreota.errors import LocalOtaError
 from coreota.mqtt import PahoTransport, tls_context
 from coreota.provider.guard import PROVIDER, GuardedBroker, server_tls
 from coreota.provider.ota import UpdateFile, UpdateProvider
+from coreota.provider.service import ProviderOptions, ProviderServer
 from coreota.provider.streams import BytesContent
 from coreota.signing import load_private_key
 from coreota.sim.lab import firmware, lab_key
@@ -367,3 +368,40 @@ def test_a_whole_update_over_mutual_tls(pki: Path, tmp_path: Path, kind: str) ->
     assert done.returncode == 0, done.stdout + done.stderr
     last = provider.jobs.history(job_id, "pump-7")[-1]
     assert (last.status.value, last.details["reason"]) == ("SUCCEEDED", "accepted v2.0.0")
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
+def test_the_provider_takes_the_folder(pki: Path, tmp_path: Path, kind: str) -> None:
+    """`coreota provider --tls DIR`: at its own broker, and towards mosquitto."""
+    with ExitStack() as stack:
+        options = ProviderOptions(tmp_path, mqtt_port=0, api_port=0, tls=pki)
+        if kind == "mosquitto":
+            port, own = stack.enter_context(mosquitto_of(pki))
+            options = ProviderOptions(tmp_path, broker=f"mqtts://localhost:{own}", api_port=0, tls=pki)
+        server = stack.enter_context(ProviderServer(options))
+        port = server.mqtt[1] if kind == "embedded" else port
+        thing = stack.enter_context(connected(pki, port, "pump-7"))
+        subscribe(thing, "$aws/things/pump-7/jobs/notify-next")
+        server.provider.jobs.create_job("hello", {}, ["pump-7", "pump-8"], time.time())
+        told = wait_for(Message, thing)
+        assert isinstance(told, Message)
+        assert json.loads(told.payload)["execution"]["jobId"] == "hello"
+
+
+def test_the_provider_s_broker_is_guarded_without_tls(tmp_path: Path) -> None:
+    """The command's embedded broker hands on no reply but the provider's."""
+    with ProviderServer(ProviderOptions(tmp_path, mqtt_port=0, api_port=0)) as server:
+        device, liar = (PahoTransport("127.0.0.1", server.mqtt[1], client_id=name) for name in ("device", "liar"))
+        wait_for(Connected, device)
+        subscribe(device, "$aws/things/device/jobs/+")
+        liar.send([Message("$aws/things/device/jobs/notify-next", b"{}")])
+        wait_for(Disconnected, liar)
+        server.provider.jobs.create_job("hello", {}, ["device"], time.time())
+        assert b"hello" in wait_for(Message, device).payload  # type: ignore[union-attr]
+        device.close()
+        liar.close()
+
+
+def test_an_open_address_needs_tls(tmp_path: Path) -> None:
+    with pytest.raises(LocalOtaError, match="without TLS"):
+        ProviderServer(ProviderOptions(tmp_path, mqtt_port=0, api_port=0, mqtt_host="0.0.0.0")).start()

@@ -8,6 +8,7 @@ __all__ = ['POLL', 'LockedJobs', 'provider_parts', 'ArtifactFiles', 'presign_sec
 
 # %% ../../nbs/15p_provider_service.ipynb #5f882ed2
 import os
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +24,12 @@ from ..mqtt import PahoTransport, WallClock, tls_context
 from .api import ApiServer, ControlApi
 from .artifacts import Artifacts, FolderArtifacts, S3Artifacts, StoredStreams
 from .books import Books, Store
-from .broker import EmbeddedBroker
+from .guard import GuardedBroker, server_tls
 from .control import JobsControl, JobsData
 from .jobs import JobsService
 from .lifecycle import Lifecycle, LifecycleEvent
 from .ota import UpdateProvider
+from .outbox import DurableJobs
 from .presign import Presigner
 from .registry import Registry, T
 from .s3 import S3App
@@ -40,7 +42,7 @@ from ..topics import Message, Outgoing
 from ..transport import step
 
 # %% ../../nbs/15p_provider_service.ipynb #44824c88
-class LockedJobs(JobsService):
+class LockedJobs(DurableJobs):
     """The jobs service for several threads: one call after the other."""
 
     def __init__(self, store: Store | None = None, share: str = "") -> None:
@@ -195,6 +197,15 @@ class ProviderOptions:
     ca: Path | None = None  # PEM: who certified the broker, for mqtts
     cert: Path | None = None  # PEM: the certificate to show to it
     key: Path | None = None  # PEM: that certificate's key
+    tls: Path | None = None  # Folder that `coreota certs` made: mutual TLS at the embedded broker, or towards the one that was given
+    mqtt_host: str = "127.0.0.1"  # The address where the embedded broker listens; another than loopback needs `tls`
+
+    def client_tls(self) -> ssl.SSLContext:
+        """How the provider itself speaks TLS to the broker; raises LocalOtaError."""
+        folder = self.tls
+        if folder is None:
+            return tls_context(self.ca, self.cert, self.key)
+        return tls_context(self.ca or folder / "ca.crt", self.cert or folder / "provider.crt", self.key or folder / "provider.key")
 
     def broker_address(self) -> tuple[str, int, bool]:
         """Host, port, and whether with TLS, of a broker that was given; raises LocalOtaError."""
@@ -263,19 +274,31 @@ class ProviderServer:
         return stack.enter_context(WebServer(ArtifactFiles(self.artifacts), presigner, self.options.web_host, self.options.web_port, name=name))
 
     def _start_worker(self, stack: ExitStack) -> Worker:
-        tls = None
+        secret, self.secure = os.urandom(16).hex(), self.options.tls is not None
         if self.options.broker:
-            host, port, secure = self.options.broker_address()
-            tls = tls_context(self.options.ca, self.options.cert, self.options.key) if secure else None
+            host, port, self.secure = self.options.broker_address()
+            self.mqtt = self.options.name or host, port
         else:
-            broker = stack.enter_context(EmbeddedBroker(self.options.mqtt_port))
-            host, port = broker.host, broker.port
-        self.mqtt = self.options.name or host, port
-        transport = PahoTransport(host, port, client_id=f"coreota-provider-{os.urandom(4).hex()}", tls=tls)
+            own = self._own_broker(secret)
+            port = stack.enter_context(own).port
+            host = "127.0.0.1" if own.host in ("0.0.0.0", "::") else own.host
+            self.mqtt = self.options.name or own.host, port
+        tls = self.options.client_tls() if self.secure else None
+        login = ("provider", secret) if not self.options.broker and tls is None else (None, None)
+        name = f"coreota-provider-{os.urandom(4).hex()}"
+        transport = PahoTransport(host, port, client_id=name, tls=tls, username=login[0], password=login[1])
+        transport.max_queue = 10_000  # Notifications of a large job, while the link is down
         worker = Worker(self.provider, transport, lambda event: self.on_event(event), lambda reason: self.on_problem(reason))
         worker.start()
         stack.callback(worker.stop)
         return worker
+
+    def _own_broker(self, secret: str) -> GuardedBroker:
+        """The embedded broker: nobody but the provider speaks for the provider."""
+        if (folder := self.options.tls) is None:
+            return GuardedBroker(self.options.mqtt_port, secret=secret, host=self.options.mqtt_host)
+        tls = server_tls(folder / "ca.crt", folder / "broker.crt", folder / "broker.key")
+        return GuardedBroker(self.options.mqtt_port, tls=tls, host=self.options.mqtt_host)
 
     def _make_api(self) -> ApiServer:
         web = None if self.web is None else self.web.url("").rstrip("/")
