@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from .blocks import Bitmap, MemoryPool, block_length
-from .downloader import BlockDownloader, DownloadConfig, DownloadState
+from .blocks import Bitmap, MemoryPool
+from .downloader import ACTIVE, BlockDownloader, DownloadConfig
 from .errors import RemoteOtaError
 from .parser import OtaFile
 from .topics import Fetch, Fetched
@@ -77,13 +77,15 @@ _ADVICE: Mapping[str, str] = {
 
 # %% ../nbs/07_http.ipynb #eff71923
 class HttpDownloader(BlockDownloader):
-    """Fetches one file from a web server, a range for each block."""
+    """Fetches one file from a web server, a range for each run of blocks."""
+
+    ordered = False  # Ranges are under way side by side, and TCP loses none of them in silence
 
     def __init__(
         self,
         file: OtaFile,  # What to fetch; its update_data_url says where
         pool: MemoryPool,  # Buffers, each as large as a block or larger; may be shared
-        config: DownloadConfig | None = None,  # None: the defaults; blocks_per_request ranges are under way at once
+        config: DownloadConfig | None = None,  # None: the defaults
         missing: Bitmap | None = None,  # What an earlier attempt left to do; None: everything. It is kept up to date
     ) -> None:
         super().__init__(file, pool, config, missing)
@@ -92,23 +94,38 @@ class HttpDownloader(BlockDownloader):
         self.url = file.update_data_url
 
     def fetched(self, reply: Fetched, now: float) -> None:
-        """Take an answer: a block, a reason to wait, or a reason to end."""
-        index, rest = divmod(reply.fetch.first, self.config.block_size)
-        waiting = self.state in (DownloadState.READY, DownloadState.WAITING)
-        if reply.fetch.url != self.url or rest or not waiting or index >= self.missing.count:
+        """Take an answer: blocks, a reason to wait, or a reason to end."""
+        size = self.config.block_size
+        index, rest = divmod(reply.fetch.first, size)
+        if reply.fetch.url != self.url or rest or self.state not in ACTIVE or index >= self.missing.count:
             self.ignored += 1
             return
         verdict = judge_reply(reply, self.file.size)
         if not verdict:
-            self._take(index, reply.body, now)
+            body = memoryview(reply.body)
+            for number, start in enumerate(range(0, len(body), size), index):
+                self._let_in(number, body[start : start + size], now)
             return
         self._obstacle = reply.error or f"status {reply.status}"
-        if verdict != LATER:
+        if verdict == LATER:
+            self._set_back(list(range(index, reply.fetch.last // size + 1)), now)
+        else:
             self._fail(verdict, f"the server answered {self._obstacle}", _ADVICE.get(verdict, "look at the server"))
 
+    def _let_in(self, index: int, data: memoryview, now: float) -> None:
+        try:
+            self._take(index, data, now)
+        except RemoteOtaError:
+            self.ignored += 1
+
     def _request(self, lot: list[int]) -> None:
-        """A range for each block."""
-        for index in lot:
-            first = index * self.config.block_size
-            length = block_length(index, self.file.size, self.config.block_size)
-            self._outgoing.append(Fetch(self.url, first, first + length - 1))
+        """A range for each run of blocks, and no larger than what the pool can take at once."""
+        most = max(1, self.pool.blocks // 2)
+        first = last = lot[0]
+        for index in [*lot[1:], -1]:
+            if index == last + 1 and index - first < most:
+                last = index
+                continue
+            size = self.config.block_size
+            self._outgoing.append(Fetch(self.url, first * size, min((last + 1) * size, self.file.size) - 1))
+            first = last = index

@@ -467,9 +467,9 @@ def test_activation_fails() -> None:
 
 def test_config_from_toml() -> None:
     """Every setting by its name; what is wrong is named."""
-    text = '[ota]\nblock_size = 1024\nprotocols = ["HTTP"]\nallow_downgrade = true\nblock_timeout = 3\n'
+    text = '[ota]\nblock_size = 1024\nprotocols = ["HTTP"]\nallow_downgrade = true\nwindow = 3\n'
     config = OtaConfig.from_toml(text)
-    assert config == OtaConfig(block_size=1024, protocols=("HTTP",), allow_downgrade=True, block_timeout=3)
+    assert config == OtaConfig(block_size=1024, protocols=("HTTP",), allow_downgrade=True, window=3)
     assert OtaConfig.from_toml("") == OtaConfig()
     for wrong, words in [
         ("[ota]\nblok_size = 1", "did you mean block_size"),
