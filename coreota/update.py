@@ -192,7 +192,7 @@ class Outcome(StrEnum):
     VERIFIED = "verified"  # All files are
 
 # %% ../nbs/13f_update.ipynb #79c03fe0
-PIECE = 1 << 16  # Bytes that are read from flash at once to be verified
+PIECE = 1 << 13  # Bytes that are read from flash at once to be verified
 
 
 class Update:
