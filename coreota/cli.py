@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .certstool import add_certs_command
+from .deploytool import add_deploy_commands
 from .devicetool import add_device_command
 from .errors import LocalOtaError, OtaError
 from .flashtool import add_flash_command
@@ -130,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     add_device_command(commands)
     add_flash_command(commands)
     add_provider_command(commands)
+    add_deploy_commands(commands)
     add_sweep_command(commands)
     add_certs_command(commands)
     return top

@@ -6,14 +6,16 @@
 __all__ = ['PROVIDER', 'server_extra', 'add_provider_command', 'signer_profiles', 'provider_options', 'ready_record',
            'ready_lines', 'serve', 'run_provider']
 
-# %% ../nbs/17e_providertool.ipynb #f867eebb
+# %% ../nbs/17e_providertool.ipynb #a11592b2
 import json
 import signal
 import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .devicetool import plain, read_file, words
@@ -118,7 +120,7 @@ def ready_lines(
     }
     return "\n".join(f"{name:>8}  {text}" for name, text in lines.items() if text)
 
-# %% ../nbs/17e_providertool.ipynb #3ce4f62e
+# %% ../nbs/17e_providertool.ipynb #1a9286cc
 def serve(
     options: "ProviderOptions",
     show: Callable[[dict[str, Any]], None],  # Takes each record
@@ -127,14 +129,18 @@ def serve(
     """Run a provider until it is told to end; raises LocalOtaError where it cannot, or cannot any more."""
     from coreota.provider.service import ProviderServer
 
-    server = ProviderServer(options)
-    server.on_event = lambda event: show({"event": type(event).__name__, **plain(event)})
-    server.on_problem = lambda reason: show({"event": "Problem", "reason": reason})
+    server, records = ProviderServer(options), SimpleQueue[dict[str, Any]]()
+    server.on_event = lambda event: records.put({"event": type(event).__name__, **plain(event)})
+    server.on_problem = lambda reason: records.put({"event": "Problem", "reason": reason})
     with server:
         show(ready_record(server))
-        while not stop.wait(0.2):
+        while not stop.is_set():
             if server.error is not None:
                 raise server.error
+            with suppress(Empty):
+                show(records.get(timeout=0.1))
+    while not records.empty():
+        show(records.get())
     show({"event": "Stopped"})
 
 
