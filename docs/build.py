@@ -1,23 +1,61 @@
-"""Build the site from the notebooks: python docs/build.py, then open _docs/index.html."""
+"""Build the site from the notebooks: python docs/build.py [FOLDER], then open FOLDER/index.html (_docs by default).
+
+Nothing is fetched, neither while building nor while reading: every script, style and picture lies in the site.
+"""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import reader
+import reference
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "nbs"
+
+
+def stage(source: Path) -> None:
+    """Lay out what Sphinx reads: the notebooks as they are, and the pages that are made from the package."""
+    for path in NOTEBOOKS.rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in path.parts:
+            target = source / path.relative_to(NOTEBOOKS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    solved = "\n".join(f"- [](<{path.name}>)" for path in sorted((NOTEBOOKS / "solutions").glob("*.ipynb")))
+    for name, text in {**reference.pages(), "solutions/index.md": reader.SOLUTIONS.format(pages=solved)}.items():
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
 
 
 def main() -> int:
-    """Build _docs/ anew; a broken reference fails the build."""
-    build, site = ROOT / "_build", ROOT / "_docs"
-    shutil.rmtree(build, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto", "-b", "html", "-c", "docs"]
-    status = subprocess.run([*command, "nbs", str(build / "html")], cwd=ROOT, check=False).returncode
-    if status == 0:
-        shutil.rmtree(site, ignore_errors=True)
-        (build / "html").rename(site)
-    shutil.rmtree(build, ignore_errors=True)
+    """Build the site anew; a broken reference fails the build and leaves the old site as it is."""
+    site = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "_docs"
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-N",
+        "-j",
+        "auto",
+        "-b",
+        "html",
+        "-c",
+        "docs",
+    ]
+    with TemporaryDirectory(prefix="coreota-site-") as folder:
+        source, made = Path(folder) / "source", Path(folder) / "html"
+        stage(source)
+        status = subprocess.run([*command, source, made], cwd=ROOT, check=False).returncode
+        if status == 0:
+            shutil.rmtree(made / ".doctrees", ignore_errors=True)
+            shutil.rmtree(site, ignore_errors=True)
+            shutil.copytree(made, site)
     return status
 
 

@@ -1,13 +1,15 @@
-"""Read a notebook for the site: leave out what nbdev hides, and put each definition's reference under its cell."""
+"""A Sphinx extension: notebooks as pages, without what nbdev hides, with links from definitions to the reference."""
 
 import ast
 import re
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "nbs"
+HERE = Path(__file__).resolve().parent
 DIRECTIVE = re.compile(r"^#\s*\|\s*(.*)$")
 NAVIGATION = """```{{toctree}}
 :hidden:
@@ -16,9 +18,18 @@ NAVIGATION = """```{{toctree}}
 {pages}
 ```"""
 PARTS = {
-    "The course": r"(0|1\d|20)",
-    "Appendices": r"9\d",
+    "Begin": r"00",
+    "Notify": r"0[1-3]",
+    "Download": r"0[4-7]",
+    "Verify": r"08",
+    "Install": r"(09|1[0-2])",
+    "Orchestrate": r"(13|14_|14a)",
+    "Provide": r"(14|15)",
+    "Measure, break and run": r"(1[6-9]|20)",
+    "How to": r"howto/",
+    "Look up": r"(9\d|api/index|solutions/index)",
 }
+SOLUTIONS = "# Solutions\n\nOne for each chapter that has exercises; the tests run them all.\n\n{pages}\n"
 
 
 def directives(source: str) -> list[str]:
@@ -31,43 +42,35 @@ def without_directives(source: str) -> str:
     return "\n".join(line for line in source.splitlines() if not DIRECTIVE.match(line)).strip("\n")
 
 
-def public_names(source: str) -> list[tuple[str, str]]:
-    """(autodoc's directive, name) of each public definition in a cell."""
-    kinds = {ast.ClassDef: "autoclass", ast.FunctionDef: "autofunction", ast.AsyncFunctionDef: "autofunction"}
+def public_names(source: str) -> list[str]:
+    """What a cell defines for others: classes, functions, constants and type aliases."""
     found = []
     for node in ast.parse(source).body:
-        kind = kinds.get(type(node))
-        name = getattr(node, "name", "_")
-        if kind and not name.startswith("_"):
-            found.append((kind, name))
-    return found
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found += [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+    return [name for name in found if not name.startswith("_")]
 
 
 def reference(module: str, source: str) -> NotebookNode | None:
-    """A cell with the API reference of what `source` defines."""
-    entries = []
-    for kind, name in public_names(source):
-        entries.append(f".. {kind}:: coreota.{module}.{name}")
-        if kind == "autoclass":
-            entries.append("   :members:")
-        entries.append("")
-    if not entries:
+    """A line with links to the reference of what `source` defines."""
+    names = public_names(source)
+    if not names:
         return None
-    return nbformat.v4.new_markdown_cell("```{eval-rst}\n" + "\n".join(entries) + "\n```")
+    links = " ".join(f"{{py:obj}}`{name} <coreota.{module}.{name}>`" for name in names)
+    return nbformat.v4.new_markdown_cell(f"{{.reference-line}}\nReference: {links}")
 
 
-def navigation(pages: list[str]) -> list[NotebookNode]:
-    """The cells with the site's table of contents, put into the first page."""
-    cells = []
-    for caption, pattern in PARTS.items():
-        names = [page for page in pages if re.match(pattern, page)]
-        cells.append(nbformat.v4.new_markdown_cell(NAVIGATION.format(caption=caption, pages="\n".join(names))))
-    solutions = [page for page in pages if page.startswith("solutions/")]
-    cells.append(nbformat.v4.new_markdown_cell(NAVIGATION.format(caption="Solutions", pages="\n".join(solutions))))
-    return cells
+def alternative_text(cell: NotebookNode) -> str:
+    """What a cell's drawing says of itself, for those who cannot see it."""
+    drawn = [output.data["image/svg+xml"] for output in cell.outputs if "image/svg+xml" in output.get("data", {})]
+    said = re.search(r'aria-label="([^"]*)"', drawn[0]) if drawn else None
+    return unescape(said[1]) if said else ""
 
 
-def read(text: str) -> NotebookNode:
+def page(docname: str, text: str) -> NotebookNode:
     """The notebook that myst-nb is to render; `text` is the content of an .ipynb file."""
     notebook = nbformat.reads(text, as_version=4)
     module, cells = "", []
@@ -80,11 +83,57 @@ def read(text: str) -> NotebookNode:
         if any(d.startswith(("hide", "default_exp")) for d in said):
             continue
         cell.source = without_directives(cell.source)
+        if described := alternative_text(cell):
+            cell.metadata["mystnb"] = {"image": {"alt": described}}
         cells.append(cell)
         if any(re.match(r"exports?\b", d) for d in said) and (entry := reference(module, cell.source)):
             cells.append(entry)
     notebook.cells = cells
-    if cells[0].source.startswith("# coreota\n"):  # the landing page holds the table of contents
-        found = (path.relative_to(NOTEBOOKS).with_suffix("") for path in NOTEBOOKS.rglob("*.ipynb"))
-        cells.extend(navigation(sorted(str(name) for name in found)))
+    if docname.startswith("solutions/"):  # listed on a page of their own, so that the navigation stays short
+        notebook.metadata["orphan"] = True
     return notebook
+
+
+def landing_page() -> str:
+    """What the site shows first, with the tour's film of an update."""
+    tour = nbformat.read(HERE.parent / "nbs" / "00_tour.ipynb", as_version=4)
+    pictures = [
+        o.data["image/svg+xml"]
+        for c in tour.cells
+        for o in c.get("outputs", [])
+        if "image/svg+xml" in o.get("data", {})
+    ]
+    film = next(picture for picture in pictures if "one whole update on flash" in picture)
+    return (HERE / "landing.md").read_text(encoding="utf-8").replace("@film@", film)
+
+
+def navigation(pages: list[str]) -> list[NotebookNode]:
+    """The cells with the site's table of contents, put into the first page."""
+    cells, left = [], [page for page in pages if page != "index"]
+    for caption, pattern in PARTS.items():
+        names = [page for page in left if re.match(pattern, page)]
+        left = [page for page in left if page not in names]
+        cells.append(nbformat.v4.new_markdown_cell(NAVIGATION.format(caption=caption, pages="\n".join(names))))
+    return cells
+
+
+def read(app: Any, docname: str, source: list[str]) -> None:
+    """Called by Sphinx for each page, before it is parsed."""
+    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
+        return
+    notebook = page(docname, source[0])
+    if docname == "index":  # the landing page holds the table of contents
+        landing = nbformat.v4.new_markdown_cell(landing_page())
+        nested = re.compile(r"(solutions|api)/(?!index)")
+        notebook.cells = [
+            landing,
+            *notebook.cells[1:],
+            *navigation(sorted(x for x in app.env.found_docs if not nested.match(x))),
+        ]
+    source[0] = nbformat.writes(notebook)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("source-read", read)
+    return {"parallel_read_safe": True}
