@@ -65,9 +65,13 @@ def reference(module: str, source: str) -> NotebookNode | None:
 
 def alternative_text(cell: NotebookNode) -> str:
     """What a cell's drawing says of itself, for those who cannot see it."""
-    drawn = [output.data["image/svg+xml"] for output in cell.outputs if "image/svg+xml" in output.get("data", {})]
-    said = re.search(r'aria-label="([^"]*)"', drawn[0]) if drawn else None
-    return unescape(said[1]) if said else ""
+    for output in cell.outputs:
+        data = output.get("data", {})
+        plain = re.fullmatch(r"<picture: (.*)>", data.get("text/plain", ""), re.DOTALL)
+        label = re.search(r'aria-label="([^"]*)"', data.get("image/svg+xml", ""))
+        if plain or label:
+            return plain[1] if plain else unescape(label[1]) if label else ""
+    return ""
 
 
 def page(docname: str, text: str) -> NotebookNode:
