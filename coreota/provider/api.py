@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote
@@ -67,6 +68,7 @@ def wrong(where: str, what: str) -> ApiError:
     return ApiError("InvalidRequestException", f"{where or 'the request'}: {what}")
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can name them; no text holds them, no database takes them
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "structure": (dict,), "map": (dict,), "list": (list,), "string": (str,), "blob": (str,), "boolean": (bool,),
     "integer": (int,), "long": (int,), "double": (int, float), "float": (int, float), "timestamp": (int, float),
@@ -85,6 +87,8 @@ def check_value(
         raise wrong(where, f"a {shape.type_name} is needed, and it is {json.dumps(value)[:60]}")
     if shape.type_name == "structure":
         return _check_structure(shape, value, where)
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise wrong(where, "half a character is no text")
     if shape.type_name == "map":
         value = {check_value(shape.key, key, where): check_value(shape.value, one, f"{where}.{key}") for key, one in value.items()}
     elif shape.type_name == "list":
@@ -116,8 +120,13 @@ def _check_limits(limits: Mapping[str, Any], value: Any, where: str) -> None:
         raise wrong(where, f"{value[:60]!r} does not fit the pattern {limits['pattern']}")
 
 # %% ../../nbs/15l_provider_api.ipynb #612c2151
-def _from_text(shape: Any, text: str, where: str) -> Any:
+def _from_text(shape: Any, texts: Sequence[str], where: str) -> Any:
     """A parameter of path or query."""
+    if shape.type_name == "list":
+        return [_from_text(shape.member, [one], where) for one in texts]
+    text = texts[-1]
+    if shape.type_name == "timestamp":
+        return _moment(text, where)
     if shape.type_name in ("integer", "long"):
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
             raise wrong(where, f"a number is needed, and it is {text[:60]!r}")
@@ -127,6 +136,14 @@ def _from_text(shape: Any, text: str, where: str) -> Any:
             raise wrong(where, f"true or false is needed, and it is {text[:60]!r}")
         return text == "true"
     return text
+
+
+def _moment(text: str, where: str) -> float:
+    """A time in a query: ISO 8601, or epoch seconds."""
+    try:
+        return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) else datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise wrong(where, f"a time is needed, and it is {text[:60]!r}") from error
 
 
 def _refuse_constant(name: str) -> None:
@@ -148,10 +165,10 @@ def parameters_of(
     if not isinstance(given, dict):
         raise wrong("", "the body is no JSON object")
     places = {name: (one.serialization.get("location"), one.serialization.get("name", name), one) for name, one in shape.members.items()}
-    asked = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
+    asked = parse_qs(query, keep_blank_values=True)
     found = {name: one for name, one in given.items() if places.get(name, (None,))[0] is None}
     for name, (place, wire, one) in places.items():
-        source = {"uri": {key: unquote(text) for key, text in labels.items()}, "querystring": asked}.get(place or "", {})
+        source = {"uri": {key: [unquote(text)] for key, text in labels.items()}, "querystring": asked}.get(place or "", {})
         if wire in source:
             found[name] = _from_text(one, source[wire], name)
     checked: dict[str, Any] = check_value(shape, found)
@@ -171,10 +188,11 @@ def refusal_of(
     operation: Any | None,  # botocore's OperationModel; None: it is not known which one was meant
     error: ApiError,
 ) -> ApiAnswer:
-    """An error as AWS says it; one that the operation does not have is an InvalidRequestException."""
+    """An error as AWS says it; one that the operation does not have is an InvalidRequestException or a ValidationException."""
     known = {shape.name: shape.metadata["error"]["httpStatusCode"] for shape in operation.error_shapes} if operation else {}
     status = {"UnauthorizedException": 401, "NotImplementedException": 501, "InternalFailureException": 500}
-    code = error.code if error.code in known or error.code in status else "InvalidRequestException"
+    usual = "ValidationException" if "ValidationException" in known else "InvalidRequestException"
+    code = error.code if error.code in known or error.code in status else usual
     return ApiAnswer(known.get(code, status.get(code, 400)), {"message": error.message}, code)
 
 # %% ../../nbs/15l_provider_api.ipynb #66c1f344

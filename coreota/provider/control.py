@@ -9,7 +9,7 @@ __all__ = ['COUNTS', 'REASONS', 'CONFIG', 'REJECTIONS', 'rollout_of', 'time_of',
 
 # %% ../../nbs/15j_provider_control.ipynb #64dfc3bc
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..jobs import JobStatus
 from .books import Execution, Job
 from .jobs import JobsService, job_document
 from .lifecycle import Lifecycle
-from .registry import ApiError, Parameters, arn, group_document, page, read_targets, thing_document
+from .registry import ApiError, Parameters, arn, group_document, keep_tags, page, read_targets, thing_document
 from .requests import JobsRequest, Rejection
 from coreota.provider.rules import (
     AbortRule, EndBehavior, FailureKind, JobRules, RetryRule, Rollout, Schedule, Window,
@@ -179,7 +179,7 @@ class JobsControl:
 
     def create_job(self, p: Parameters, now: float) -> dict[str, Any]:
         """CreateJob. Documents from S3, templates and packages are refused."""
-        refused = [name for name in ("documentSource", "jobTemplateArn", "destinationPackageVersions") if name in p]
+        refused = [name for name in ("documentSource", "jobTemplateArn", "destinationPackageVersions", "documentParameters", "namespaceId") if name in p]
         if refused or "document" not in p:
             raise ApiError("InvalidRequestException", f"give the document itself; {', '.join(refused) or 'nothing else'} is not implemented")
         try:
@@ -191,7 +191,7 @@ class JobsControl:
             check_job_id(p["jobId"]), job_document(document), tuple(dict.fromkeys(things)), tuple(dict.fromkeys(groups)),
             rules=rules_of(p, now), continuous=p.get("targetSelection") == "CONTINUOUS", description=p.get("description", ""),
         )
-        self.jobs.work(lambda life: start_job(life, job, {name: p[name] for name in CONFIG if name in p}), now)
+        self.jobs.work(lambda life: start_job(life, job, {name: p[name] for name in CONFIG if name in p}, p.get("tags", ())), now)
         return without_none({"jobArn": arn("job", job.job_id), "jobId": job.job_id, "description": job.description})
 
     def describe_job(self, p: Parameters, now: float) -> dict[str, Any]:
@@ -238,6 +238,7 @@ class JobsControl:
         def work(life: Lifecycle) -> dict[str, Any]:
             life.delete(p["jobId"], p.get("force", False))
             life.books.drop_document("job-config", p["jobId"])
+            life.books.drop_document("tags", arn("job", p["jobId"]))
             return {}
 
         return self.jobs.work(work, now)
@@ -331,11 +332,13 @@ def start_job(
     life: Lifecycle,
     job: Job,
     config: Parameters,  # As it was asked for
+    tags: Sequence[Mapping[str, str]] = (),  # Key, Value
 ) -> Job:
     """Create a job for targets that exist, and keep its configuration; raises ApiError and LocalOtaError."""
     check_targets(life, list(job.targets), list(job.groups))
     job = life.create(job)
     life.books.keep_document("job-config", job.job_id, config)
+    keep_tags(life.books, arn("job", job.job_id), tags)
     return job
 
 # %% ../../nbs/15j_provider_control.ipynb #6ca135a8
@@ -356,7 +359,7 @@ class JobsData:
     def _ask(self, api: str, p: Parameters, now: float, job_id: str = "") -> dict[str, Any]:
         request = {name: value for name, value in p.items() if name not in ("thingName", "jobId")}
         try:
-            answer = self.jobs.ask(JobsRequest(p["thingName"], api, job_id), request, now)
+            answer = dict(self.jobs.fill(self.jobs.ask(JobsRequest(p["thingName"], api, job_id), request, now), now))
         except Rejection as error:
             raise ApiError(REJECTIONS[error.code], error.message) from error
         if "execution" in answer:

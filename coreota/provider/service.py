@@ -11,7 +11,7 @@ import os
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from ..errors import LocalOtaError
 from ..mqtt import PahoTransport, WallClock, tls_context
+from .account import Endpoints, Signer, StoredProfiles, Tags
 from .api import ApiServer, ControlApi
 from .artifacts import Artifacts, FolderArtifacts, S3Artifacts, StoredStreams
 from .books import Books, Store
@@ -80,11 +81,15 @@ def provider_parts(
     artifacts: Artifacts,
     profiles: Mapping[str, SignerProfile] | None = None,  # For signatures that the provider makes, by name
     web: str | None = None,  # Address of the web server that has the artifacts; None: no HTTP
+    addresses: Mapping[str, str] | None = None,  # host:port by endpoint type
 ) -> dict[str, list[object]]:  # By service, for `ControlApi`
     """Everybody who answers for an operation."""
+    keys = profiles or {}
+    updates = UpdatesControl(jobs, artifacts, StoredProfiles(jobs, keys), web)
     return {
-        "iot": [Registry(jobs), JobsControl(jobs), StreamsControl(jobs, artifacts), UpdatesControl(jobs, artifacts, profiles, web)],
+        "iot": [Registry(jobs), JobsControl(jobs), StreamsControl(jobs, artifacts), updates, Tags(jobs), Endpoints(addresses or {})],
         "iot-jobs-data": [JobsData(jobs)],
+        "signer": [Signer(jobs, artifacts, keys)],
     }
 
 # %% ../../nbs/15p_provider_service.ipynb #eb541832
@@ -302,11 +307,14 @@ class ProviderServer:
 
     def _make_api(self) -> ApiServer:
         web = None if self.web is None else self.web.url("").rstrip("/")
-        parts: Mapping[str, Sequence[object]] = provider_parts(self.provider.jobs, self.artifacts, self.options.profiles, web)
+        addresses = {"iot:Data-ATS": f"{self.mqtt[0]}:{self.mqtt[1]}"}
+        parts = provider_parts(self.provider.jobs, self.artifacts, self.options.profiles, web, addresses)
         hosts = dict.fromkeys(["127.0.0.1", "localhost", "*.localhost", self.options.api_host])
         others = {"s3": S3App(self.artifacts)} if isinstance(self.artifacts, FolderArtifacts) else {}
         app: Any = ControlApi(parts, WallClock()).app(list(hosts), others)
-        return ApiServer(app, self.options.api_host, self.options.api_port)
+        server = ApiServer(app, self.options.api_host, self.options.api_port)
+        addresses["iot:Jobs"] = server.url.removeprefix("http://")
+        return server
 
     def __enter__(self) -> Self:
         self.start()

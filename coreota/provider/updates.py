@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALGORITHMS', 'SHOWN', 'stream_record', 'stream_files', 'StreamsControl', 'keep_new_stream', 'shown_stream',
-           'inline_signature', 'SignerProfile', 'custom_signing', 'signed_by_profile', 'update_file', 'job_config',
-           'UpdatesControl', 'update_document', 'AddressFiller']
+           'inline_signature', 'SignerProfile', 'custom_signing', 'signed_by_profile', 'signed_by_job', 'update_file',
+           'job_config', 'UpdatesControl', 'update_document', 'AddressFiller']
 
 # %% ../../nbs/15k_provider_updates.ipynb #e87537fd
 import base64
@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -25,7 +26,7 @@ from .jobs import JobsService, job_document
 from .lifecycle import Lifecycle
 from .ota import UpdateFile, fill_documents, ota_document, pieces, placeholder
 from .presign import Presigner
-from .registry import ApiError, Parameters, arn, not_found, page, read_targets
+from .registry import ApiError, Parameters, arn, keep_tags, not_found, page, read_targets
 from .streams import Content
 from ..signing import PrivateKey, sign
 from ..topics import check_job_id
@@ -73,6 +74,7 @@ class StreamsControl:
 
         def work(life: Lifecycle) -> dict[str, Any]:
             keep_new_stream(life.books, record)
+            keep_tags(life.books, arn("stream", record.stream_id), p.get("tags", ()))
             return shown_stream(record)
 
         return self.jobs.work(work, now)
@@ -119,6 +121,7 @@ class StreamsControl:
                 if job is not None and not job.state.over:
                     raise ApiError("DeleteConflictException", f"the OTA update {name} needs the stream; delete it first")
             life.books.drop_document("stream", record.stream_id)
+            life.books.drop_document("tags", arn("stream", record.stream_id))
             return {}
 
         return self.jobs.work(work, now)
@@ -202,12 +205,27 @@ def signed_by_profile(
 ) -> tuple[SignerProfile, str]:  # Who signs, and where the device has the certificate
     """The profile that is asked for; raises ApiError."""
     name, given = p.get("signingProfileName", ""), p.get("signingProfileParameter", {})
+    if name not in profiles:  # as AWS makes a profile of a certificate, when the request names one
+        name = given.get("certificateArn", "").rpartition("/")[2] or name
     if name not in profiles:
         known = ", ".join(sorted(profiles)) or "none"
         raise ApiError("InvalidRequestException", f"there is no signing profile {name!r}; there are: {known} (coreota provider --signer NAME=KEY)")
     return profiles[name], given.get("certificatePathOnDevice") or profiles[name].certfile
 
 # %% ../../nbs/15k_provider_updates.ipynb #311c6399
+def signed_by_job(
+    document: Mapping[str, Any] | None,  # Of the signing job; None: there is none
+    place: StreamFile,  # Of the file that is to be signed so
+) -> tuple[bytes, SignatureAlgorithm, str]:  # The signature, and where the device has the certificate
+    """What a signing job has made; raises ApiError when it is about another file."""
+    if document is None:
+        raise not_found("signing job of that awsSignerJobId")
+    files = [(one["s3"]["bucketName"], one["s3"]["key"]) for one in (document["source"], document["signed"])]
+    if (place.bucket, place.key) not in files:
+        raise ApiError("InvalidRequestException", f"awsSignerJobId: that job is about {' and '.join('/'.join(one) for one in files)}")
+    return base64.b64decode(document["signature"]), SignatureAlgorithm(document["algorithm"]), document["certfile"]
+
+
 def update_file(
     number: int,  # Its place in the update
     p: Parameters,  # One of `files`
@@ -215,6 +233,7 @@ def update_file(
     artifacts: Artifacts,
     profiles: Mapping[str, SignerProfile],
     url: str | None,  # Of the file, unsigned; None: not offered over HTTP
+    signing_job: Mapping[str, Any] | None = None,  # The document of the signing job that is named
 ) -> UpdateFile:
     """One file, signed; raises ApiError, LocalOtaError and OSError."""
     signing = p.get("codeSigning", {})
@@ -223,11 +242,12 @@ def update_file(
     content = artifacts.content(place.bucket, place.key, place.version)
     address = None if url is None else placeholder(url)
     common = {"path": p["fileName"], "content": content, "file_id": place.file_id, "file_type": p.get("fileType"), "url": address}
-    if len(signing) != 1 or "awsSignerJobId" in signing:
-        what = f"files[{number}].codeSigning: give customCodeSigning or startSigningJobParameter (awsSignerJobId is not implemented)"
+    if len(signing) != 1:
+        what = f"files[{number}].codeSigning: give one of customCodeSigning, startSigningJobParameter and awsSignerJobId"
         raise ApiError("InvalidRequestException", what)
-    if "customCodeSigning" in signing:
-        signature, algorithm, certfile = custom_signing(signing["customCodeSigning"])
+    if "startSigningJobParameter" not in signing:
+        own = "customCodeSigning" in signing
+        signature, algorithm, certfile = custom_signing(signing["customCodeSigning"]) if own else signed_by_job(signing_job, place)
         return UpdateFile(certfile=certfile, signature=signature, algorithm=algorithm, **common)
     profile, certfile = signed_by_profile(signing["startSigningJobParameter"], profiles)
     return UpdateFile(certfile=certfile, signature=profile.sign(content), algorithm=profile.algorithm, **common)
@@ -297,6 +317,7 @@ class UpdatesControl:
             if over_mqtt and not shared:
                 keep_new_stream(life.books, record)
             life.books.keep_document("update", update_id, kept)
+            keep_tags(life.books, arn("otaupdate", update_id), p.get("tags", ()))
             return {
                 "otaUpdateId": update_id, "otaUpdateArn": arn("otaupdate", update_id), "otaUpdateStatus": "CREATE_COMPLETE",
                 "awsIotJobId": job_id, "awsIotJobArn": arn("job", job_id),
@@ -308,11 +329,15 @@ class UpdatesControl:
         """One file, as the protocols need it."""
         if "HTTP" in protocols and self.web is None:
             raise ApiError("InvalidRequestException", "HTTP is not offered here; start the provider with --web-port")
-        url = f"{self.web}/{place.bucket}/{place.key}" if "HTTP" in protocols else None
-        file = update_file(number, p, place, self.artifacts, self.profiles, url)
+        url = f"{self.web}/{quote(f'{place.bucket}/{place.key}')}" if "HTTP" in protocols else None
+        signing_job = self._signing_job(p.get("codeSigning", {}).get("awsSignerJobId"))
+        file = update_file(number, p, place, self.artifacts, self.profiles, url, signing_job)
         if "MQTT" in protocols:
             check_stream_file(file.content, f"{place.bucket}/{place.key}")
         return file
+
+    def _signing_job(self, job_id: str | None) -> Mapping[str, Any] | None:
+        return None if job_id is None else self.jobs.store.run(lambda books: books.document("signing-job", job_id))
 
     def _places(self, files: list[Parameters], now: float) -> tuple[list[StreamFile], str | None]:
         """Where the files lie, and the stream that has them all if it was made before."""
@@ -378,6 +403,7 @@ class UpdatesControl:
             if kept["own_stream"] and p.get("deleteStream", False):
                 life.books.drop_document("stream", kept["stream_id"])
             life.books.drop_document("update", p["otaUpdateId"])
+            life.books.drop_document("tags", arn("otaupdate", p["otaUpdateId"]))
             return {}
 
         return self.jobs.work(work, now)
