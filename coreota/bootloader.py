@@ -234,6 +234,15 @@ class McubootBootloader:
         for start in range(offset, offset + length, self.erase_unit):
             self.update_slot.erase(self.config.image_base + start)
 
+    @property
+    def running_size(self) -> int:
+        """Bytes of the image that runs; 0 where none does."""
+        return stored_size(self._active.read) if self._running else 0
+
+    def read_running(self, offset: int, length: int) -> bytes:
+        """Bytes of the image that runs."""
+        return self._active.read(offset, length)
+
     def preview(self) -> Version:
         """The version that the first bytes claim, unproven yet; RemoteOtaError where no image begins so."""
         return ImageHeader.parse(self.read(0, HEADER.size)).version
