@@ -70,14 +70,16 @@ class OtaConfig:
     self_test_timeout: float = 16.0  # Seconds that an image on trial has, from its boot to its confirmation, 1 to 86400
     max_trials: int = 2  # Trials of one image, 1 to 100, where a loss of power may have ended the one before
     allow_downgrade: bool = False  # Take an image that is older than the running one?
+    use_patches: bool = True  # Make the image from what runs, where the job offers a patch for that?
 
     def __post_init__(self) -> None:
         if self.codec not in ("cbor", "json"):
             raise LocalOtaError(f"there is no codec {self.codec!r}", reason="config", advice="take 'cbor' or 'json'")
         if isinstance(self.protocols, str) or not self.protocols or not all(isinstance(p, str) for p in self.protocols):
             raise LocalOtaError(f"protocols is {self.protocols!r}", reason="config", advice="give at least one name")
-        if not isinstance(self.allow_downgrade, bool):
-            raise LocalOtaError(f"allow_downgrade is {self.allow_downgrade!r}", reason="config", advice="take true or false")
+        for name in ("allow_downgrade", "use_patches"):
+            if not isinstance(getattr(self, name), bool):
+                raise LocalOtaError(f"{name} is {getattr(self, name)!r}", reason="config", advice="take true or false")
         for field in fields(self):
             if field.name in RANGES:
                 _check_number(field.name, getattr(self, field.name), whole=isinstance(field.default, int))

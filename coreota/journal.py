@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['DONE', 'LOST', 'TRIED', 'CLOSED', 'record', 'read_record', 'job_hash', 'head', 'head_size', 'padded_head',
-           'journal_size', 'Journal']
+           'journal_size', 'Journal', 'torn_blocks', 'rewrite_sector', 'mend']
 
 # %% ../nbs/12a_journal.ipynb #fc08dfeb
 import struct
+from collections.abc import Iterator
 from hashlib import sha256
 from zlib import crc32
 
-from .blocks import Bitmap
+from .blocks import Bitmap, block_length
 from .errors import LocalOtaError
 from .flash import Flash, erased, padded
+from .store import Place, Resumable
 
 # %% ../nbs/12a_journal.ipynb #e427b0c9
 _RECORD = struct.Struct("<cI3s")
@@ -234,3 +236,56 @@ class Journal:
         if self.missing is None:
             return "<Journal: nothing to go on with>"
         return f"<Journal: {self.missing.remaining} of {self.missing.count} blocks missing, trials: {self.tries}>"
+
+# %% ../nbs/12a_journal.ipynb #0e8d9b4d
+def torn_blocks(
+    place: Place,
+    missing: Bitmap,
+    size: int,  # Bytes of the file
+    block_size: int,  # Bytes
+) -> Iterator[int]:  # Ascending
+    """The missing blocks whose places are not erased."""
+    for index in range(missing.count):
+        if index in missing:
+            length = block_length(index, size, block_size)
+            if place.read(index * block_size, length) != erased(length):
+                yield index
+
+# %% ../nbs/12a_journal.ipynb #3dadfe36
+def rewrite_sector(
+    place: Resumable,
+    journal: Journal,  # Has the file's bitmap
+    missing: Bitmap,
+    size: int,  # Bytes of the file
+    block_size: int,  # Bytes
+    start: int,  # Where the sector begins, in bytes
+) -> None:
+    """Erase a sector, and put back what whole blocks have in it."""
+    end = start + place.erase_unit
+    touched = range(start // block_size, min(missing.count, -(-end // block_size)))
+    kept = []
+    for index in (index for index in touched if index not in missing):
+        begin = max(start, index * block_size)
+        stop = min(end, index * block_size + block_length(index, size, block_size))
+        kept.append((index, begin, place.read(begin, stop - begin)))
+    for index, _, _ in kept:
+        journal.lost(index)
+    place.discard(start, place.erase_unit)
+    for index, begin, data in kept:
+        place.write(begin, data)
+        journal.done(index)
+
+# %% ../nbs/12a_journal.ipynb #1e445f46
+def mend(
+    place: Resumable,
+    journal: Journal,  # Has the file's bitmap
+    missing: Bitmap,
+    size: int,  # Bytes of the file
+    block_size: int,  # Bytes
+) -> None:
+    """Make the places of all missing blocks writable."""
+    unit = place.erase_unit
+    for index in torn_blocks(place, missing, size, block_size):
+        end = index * block_size + block_length(index, size, block_size)
+        for start in range(index * block_size // unit * unit, end, unit):
+            rewrite_sector(place, journal, missing, size, block_size, start)

@@ -33,6 +33,8 @@ from .journal import Journal
 
 # %% ../nbs/14_orchestrator.ipynb #a95b43ab
 from .parser import CustomJob, JobParser, OtaJob, OtaParser, ParsedJob
+from .patch import PatchFormat
+from .patchroom import PATCHES
 from .policy import Decline, Defer, UpdatePolicy, accept_all, consider, guarded, parsed
 from .reports import Reports
 from .signing import Verifier
@@ -40,6 +42,7 @@ from coreota.states import (
     TRANSITIONS,
     JobFinished,
     OrchestratorEvent,
+    PatchGivenUp,
     Progress,
     RebootRequired,
     RequestRefused,
@@ -79,6 +82,7 @@ class Orchestrator:
         self_test: Callable[[], bool | None] = lambda: True,  # Is the device well under the new image? None: ask again
         downloaders: Mapping[str, MakeDownloader] = DOWNLOADERS,  # Fetch the files, by protocol
         stores: Mapping[int, Store] = MappingProxyType({}),  # Places for files that are no firmware, by fileType
+        patches: Mapping[int, PatchFormat] = PATCHES,  # Formats of patches that are understood, by fileType
         journal: Journal | None = None,  # Remembers blocks through a reset; None: a reset begins the download again
         token_prefix: str = "",  # Makes client tokens of this boot differ from those of the last
         now: float = 0.0,  # Seconds; when this boot began
@@ -94,7 +98,7 @@ class Orchestrator:
         self.config, self.stores, self.journal = config or OtaConfig(), stores, journal
         self.pool = MemoryPool(self.config.block_size, self.config.pool_blocks)
         self.parts = Parts(
-            thing, self.running, bootloader, verifier, self.pool, self.config, downloaders, stores, journal
+            thing, self.running, bootloader, verifier, self.pool, self.config, downloaders, stores, journal, patches
         )
         self.jobs = JobsHandler(
             thing,
@@ -345,7 +349,7 @@ class Orchestrator:
             elif isinstance(answer, Defer):
                 self._deferral = answer
             else:
-                self._prepare(answer)
+                self._prepare(answer, now)
         except OtaError as error:
             self._refuse(error)
         if self.reports.verdict is not None:
@@ -353,7 +357,7 @@ class Orchestrator:
         else:
             self._fire(Trigger.UPDATE_STARTED if self._deferral is None else Trigger.UPDATE_DEFERRED, now)
 
-    def _prepare(self, job: ParsedJob) -> None:
+    def _prepare(self, job: ParsedJob, now: float) -> None:
         """All that can be known to fail before the first block fails here; a job that is no update is done at once."""
         if isinstance(job, CustomJob):
             self.reports.decide(JobStatus.SUCCEEDED, guarded(job.action))
@@ -362,9 +366,12 @@ class Orchestrator:
         else:
             self._renewed = False
             self._update = Update(self.parts, self.reports.job_id, job)
-            self._started(self._update)
+            self._started(self._update, now)
 
-    def _started(self, update: Update) -> None:
+    def _started(self, update: Update, now: float) -> None:
+        for error in update.given_up():
+            self._events.append(PatchGivenUp(update.job_id, error))
+            self.reports.patch_given_up(error, now)
         self._events.append(UpdateStarted(update.job_id, update.file, update.downloader.missing.remaining))
 
     def _go_on(self, update: Update, execution: JobExecution, now: float) -> None:
@@ -504,7 +511,7 @@ class Orchestrator:
             elif outcome is Outcome.VERIFIED:
                 self._verified(update, now)
             else:
-                self._started(update)
+                self._started(update, now)
                 update.start(now)
         except OtaError as error:
             if error.reason == "url-expired" and not self._renewed:

@@ -69,6 +69,10 @@ class Reports:
         """Not now, and why."""
         self._in_progress({"deferred": status_text(reason)}, now)
 
+    def patch_given_up(self, error: OtaError, now: float) -> None:
+        """A patch was no way, and why; the update goes on without it."""
+        self._in_progress({"patch": status_text(f"given up: {error.reason}: {error.message}")}, now)
+
     def self_test(self, stage: str, running: Version, now: float) -> None:
         """The image is ready for its trial, or its trial is active; the answer is awaited."""
         before = version_code(running) if stage == "ready" else self.updated_by

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSITIONS', 'OrchestratorEvent', 'State', 'Trigger', 'version_code', 'Start', 'judge_start', 'judge_version',
-           'StateChanged', 'UpdateStarted', 'Progress', 'UpdateVerified', 'JobFinished', 'RebootRequired',
-           'UpdateDeferred', 'RequestRefused']
+           'StateChanged', 'UpdateStarted', 'Progress', 'UpdateVerified', 'PatchGivenUp', 'JobFinished',
+           'RebootRequired', 'UpdateDeferred', 'RequestRefused']
 
 # %% ../nbs/13c_states.ipynb #c4cd8fe4
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from .errors import RemoteOtaError
+from .errors import OtaError, RemoteOtaError
 from .image import Version
 from .jobmessages import JobStatus
 from .parser import OtaFile
@@ -200,6 +200,14 @@ class UpdateVerified:
     job_id: str
     version: Version | None  # Of the firmware; None: the job brings none
 
+# %% ../nbs/13c_states.ipynb #5f1c0d7a
+@dataclass(frozen=True, slots=True)
+class PatchGivenUp:
+    """A patch was no way to the image; the next one is tried, or the image is taken whole."""
+
+    job_id: str
+    error: OtaError  # Why
+
 # %% ../nbs/13c_states.ipynb #78b118c6
 @dataclass(frozen=True, slots=True)
 class JobFinished:
@@ -237,5 +245,5 @@ class RequestRefused:
 
 # %% ../nbs/13c_states.ipynb #ea85e048
 OrchestratorEvent: TypeAlias = (
-    StateChanged | UpdateStarted | UpdateDeferred | Progress | UpdateVerified | JobFinished | RequestRefused | RebootRequired
+    StateChanged | UpdateStarted | UpdateDeferred | Progress | PatchGivenUp | UpdateVerified | JobFinished | RequestRefused | RebootRequired
 )

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['MakeDownloader', 'PIECE', 'download_of', 'mqtt_downloader', 'http_downloader', 'Parts', 'order_files',
-           'choose_protocols', 'held', 'fingerprint', 'torn_blocks', 'rewrite_sector', 'mend', 'Outcome', 'Update',
-           'commit_files']
+           'choose_protocols', 'held', 'fingerprint', 'Outcome', 'Update', 'commit_files']
 
 # %% ../nbs/13f_update.ipynb #c6e0fcd7
 from collections.abc import Callable, Iterator, Mapping
@@ -14,17 +13,18 @@ from enum import StrEnum
 from hashlib import sha256
 from zlib import crc32
 
-from .blocks import Bitmap, MemoryPool, block_count, block_length
+from .blocks import Bitmap, MemoryPool, block_count
 from .bootloader import Bootloader
 from .codec import codec_named
 from .config import OtaConfig
 from .downloader import Block, BlockReceived, DownloadConfig, DownloadEvent, DownloadFailed, FileDownloader, MqttDownloader
-from .errors import RemoteOtaError
-from .flash import erased
+from .errors import OtaError, RemoteOtaError
 from .http import HttpDownloader
 from .image import Version
-from .journal import Journal
+from .journal import Journal, mend
 from .parser import OtaFile, OtaJob
+from .patch import PatchFormat
+from .patchroom import Patches, PatchRun, patch_base
 from .signing import Verifier
 from .states import judge_version
 from .store import Place, Previewable, Resumable, Store
@@ -80,14 +80,19 @@ class Parts:
     downloaders: Mapping[str, MakeDownloader]  # By protocol
     stores: Mapping[int, Store]  # By a file's type; all other files are firmware
     journal: Journal | None  # None: a reset begins a download again
+    patches: Mapping[int, PatchFormat]  # By a file's type
 
 # %% ../nbs/13f_update.ipynb #f51ea0f1
 def order_files(
     job: OtaJob,
     stores: Mapping[int, Store],  # By a file's type
 ) -> tuple[OtaFile, ...]:  # Files for stores first, the firmware, if there is one, last
-    """In which order the files are fetched; RemoteOtaError where there is more than one firmware."""
-    firmware = [file for file in job.files if file.file_type not in stores]
+    """In which order the files are fetched, patches left out; RemoteOtaError where there is more than one firmware, or only a patch."""
+    rest = [file for file in job.files if file.file_type not in stores]
+    firmware = [file for file in rest if patch_base(file) is None]
+    if rest and not firmware:
+        raise RemoteOtaError("the job has a patch, and not the image that it makes", reason="patch-alone",
+                             advice="offer the whole image beside it")
     if len(firmware) > 1:
         raise RemoteOtaError(
             f"{len(firmware)} of the job's files are firmware, and this device has one update slot",
@@ -129,65 +134,13 @@ def fingerprint(
     """What the journal knows a file by."""
     return sha256(b"%d,%d,%d," % (file.file_id, file.size, block_size) + file.signature).digest()
 
-# %% ../nbs/13f_update.ipynb #0e8d9b4d
-def torn_blocks(
-    place: Place,
-    missing: Bitmap,
-    size: int,  # Bytes of the file
-    block_size: int,  # Bytes
-) -> Iterator[int]:  # Ascending
-    """The missing blocks whose places are not erased."""
-    for index in range(missing.count):
-        if index in missing:
-            length = block_length(index, size, block_size)
-            if place.read(index * block_size, length) != erased(length):
-                yield index
-
-# %% ../nbs/13f_update.ipynb #3dadfe36
-def rewrite_sector(
-    place: Resumable,
-    journal: Journal,  # Has the file's bitmap
-    missing: Bitmap,
-    size: int,  # Bytes of the file
-    block_size: int,  # Bytes
-    start: int,  # Where the sector begins, in bytes
-) -> None:
-    """Erase a sector, and put back what whole blocks have in it."""
-    end = start + place.erase_unit
-    touched = range(start // block_size, min(missing.count, -(-end // block_size)))
-    kept = []
-    for index in (index for index in touched if index not in missing):
-        begin = max(start, index * block_size)
-        stop = min(end, index * block_size + block_length(index, size, block_size))
-        kept.append((index, begin, place.read(begin, stop - begin)))
-    for index, _, _ in kept:
-        journal.lost(index)
-    place.discard(start, place.erase_unit)
-    for index, begin, data in kept:
-        place.write(begin, data)
-        journal.done(index)
-
-# %% ../nbs/13f_update.ipynb #1e445f46
-def mend(
-    place: Resumable,
-    journal: Journal,  # Has the file's bitmap
-    missing: Bitmap,
-    size: int,  # Bytes of the file
-    block_size: int,  # Bytes
-) -> None:
-    """Make the places of all missing blocks writable."""
-    unit = place.erase_unit
-    for index in torn_blocks(place, missing, size, block_size):
-        end = index * block_size + block_length(index, size, block_size)
-        for start in range(index * block_size // unit * unit, end, unit):
-            rewrite_sector(place, journal, missing, size, block_size, start)
-
 # %% ../nbs/13f_update.ipynb #d740dc67
 class Outcome(StrEnum):
     """What an event of the downloader meant for the update."""
 
     BLOCK = "block"  # One more is in flash
     NEXT_FILE = "next file"  # A file is verified, and there are more
+    OTHER_WAY = "other way"  # A patch was given up: another one is tried, or the whole image
     OTHER_PROTOCOL = "other protocol"  # One protocol failed, and the job offers another
     VERIFIED = "verified"  # All files are
 
@@ -202,11 +155,13 @@ class Update:
         self.parts, self.job_id, self.job = parts, job_id, job
         self.files = order_files(job, parts.stores)
         self.protocols = choose_protocols(job, parts)
+        self._patch: PatchRun | None = None  # The patch that is fetched now
         for file in self.files:
             parts.verifier.check(file)
             if file.size > self.place(file).capacity:
                 what = f"{file.path!r} has {file.size} bytes, and its place room for {self.place(file).capacity}"
                 raise RemoteOtaError(what, reason="image-too-large", advice="take a smaller file or a larger place")
+        self._ways = self._patches()
         self.version: Version | None = None  # Of the firmware, once it is verified
         self.verified = False  # All files are
         self._rate_from = 0
@@ -216,6 +171,8 @@ class Update:
 
     def place(self, file: OtaFile) -> Place:
         """Where a file goes."""
+        if self._patch is not None and file is self._patch.file:
+            return self._patch.tail
         store = self.store(file)
         return self.parts.bootloader if store is None else store
 
@@ -225,22 +182,41 @@ class Update:
 
     @property
     def file(self) -> OtaFile:
-        """The file that is fetched now."""
-        return self.files[self._index]
+        """The file that is fetched now: one of the job's, or a patch that makes it."""
+        return self.files[self._index] if self._patch is None else self._patch.file
 
     @property
     def received(self) -> int:
         """Blocks of the file at hand that are in flash."""
         return self.total - self.downloader.missing.remaining
 
+    def given_up(self) -> list[OtaError]:
+        """Why patches were no way, since the last time."""
+        found, self._ways.given_up = self._ways.given_up, []
+        return found
+
     # Opening a file, for the first time or again
+
+    def _patches(self) -> Patches:
+        """The job's patches that make its firmware from what runs, from the one on that an earlier run was at."""
+        parts, firmware = self.parts, self.files[-1]
+        formats = parts.patches if parts.config.use_patches and self.store(firmware) is None else {}
+        ways = Patches(self.job.files, firmware, parts.bootloader, formats)
+        ways.go_on(self._known)
+        return ways
+
+    def _known(self, file: OtaFile) -> bool:
+        """Was this file at hand in an earlier run?"""
+        journal, size = self.parts.journal, self.parts.config.block_size
+        return bool(journal and journal.resume(self.job_id, fingerprint(file, size), block_count(file.size, size)))
 
     def _first_unfinished(self) -> int:
         """The file that an earlier run was at, or the first one."""
-        journal, size = self.parts.journal, self.parts.config.block_size
         for index, file in enumerate(self.files):
-            if journal and journal.resume(self.job_id, fingerprint(file, size), block_count(file.size, size)):
+            if self._known(file):
                 return index
+        if any(self._known(file) for file in self._ways.left):
+            return len(self.files) - 1
         return self._next_unfinished(0)
 
     def _next_unfinished(self, index: int) -> int:
@@ -249,7 +225,19 @@ class Update:
         return next((i for i in rest if not held(self.files[i], self.parts.stores)), len(self.files))
 
     def _open(self) -> None:
-        """Make ready for the file at hand: go on where an earlier run stopped, or erase its place."""
+        """Make ready for the file at hand, by a patch if there is one; go on where an earlier run stopped, or erase its place."""
+        while True:
+            is_firmware = self.store(self.files[self._index]) is None
+            self._patch = self._ways.next(self.parts.verifier.check) if is_firmware else None
+            self._open_file()
+            try:
+                self._apply()
+                return
+            except RemoteOtaError as error:
+                self._ways.given_up.append(error)
+                self.downloader.close()
+
+    def _open_file(self) -> None:
         file, place, journal = self.file, self.place(self.file), self.parts.journal
         size, key = self.parts.config.block_size, fingerprint(self.file, self.parts.config.block_size)
         count, missing = block_count(file.size, size), None
@@ -274,10 +262,14 @@ class Update:
 
     def renew(self, job: OtaJob) -> None:
         """The job was handed out once more: take its fresh addresses, keep what is in flash; RemoteOtaError: the files are others."""
-        old, new = ([(f.file_id, f.size, f.signature) for f in files] for files in (self.files, order_files(job, self.parts.stores)))
+        old, new = ([(f.file_id, f.size, f.signature, f.path, f.file_type) for f in files] for files in (self.job.files, job.files))
         if old != new:
             raise RemoteOtaError("the job's files have changed", reason="job-changed", advice="create a new job")
         self.job, self.files = job, order_files(job, self.parts.stores)
+        fresh = {file.file_id: file for file in job.files}
+        self._ways.left = [fresh[file.file_id] for file in self._ways.left]
+        if self._patch is not None:
+            self._patch.file = fresh[self._patch.file.file_id]
         self.protocols = choose_protocols(job, self.parts)
         missing = self.downloader.missing
         self.downloader.close()
@@ -320,16 +312,22 @@ class Update:
     def take(self, event: DownloadEvent) -> Outcome:
         """Write a block, verify a file, open the next one, change to another protocol; raises OtaError."""
         if isinstance(event, BlockReceived):
-            self._write(event.block)
-            return Outcome.BLOCK
+            return self._write(event.block)
         if isinstance(event, DownloadFailed):
-            if len(self.protocols) == 1 or event.error.reason == "url-expired":
+            last = len(self.protocols) == 1
+            if event.error.reason == "url-expired" or (last and self._patch is None):
                 raise event.error
+            if last:
+                return self._other_way(event.error)
             self.protocols = self.protocols[1:]
             missing = self.downloader.missing
             self.downloader.close()
             self._make(missing)
             return Outcome.OTHER_PROTOCOL
+        try:
+            self._finish_patch()
+        except RemoteOtaError as error:
+            return self._other_way(error)
         self._verify()
         following = self._next_unfinished(self._index + 1)
         if following < len(self.files):
@@ -339,34 +337,68 @@ class Update:
         self._rate_at, self.verified = None, True
         return Outcome.VERIFIED
 
-    def _write(self, block: Block) -> None:
+    def _write(self, block: Block) -> Outcome:
         """Into flash first, then into the journal; then the buffer is free."""
+        begun = self._begun
         self._place.write(block.offset, block.data)
         if self.parts.journal:
             self.parts.journal.done(block.index)
         self.downloader.release(block)
-        if block.index == 0:
+        try:
+            self._apply()
+        except RemoteOtaError as error:
+            return self._other_way(error)
+        if self._begun and not begun:
             self._preview()
+        return Outcome.BLOCK
+
+    @property
+    def _begun(self) -> bool:
+        """Is the beginning of the file, or of the image that a patch makes, in flash?"""
+        return 0 not in self.downloader.missing if self._patch is None else self._patch.writer.done > 0
+
+    def _apply(self) -> None:
+        """Let the image grow by what the patch has; RemoteOtaError where it is no way to the image."""
+        if self._patch is not None:
+            self._patch.advance(self.downloader.missing, self.parts.config.block_size)
+
+    def _finish_patch(self) -> None:
+        """All of a patch is here: is it the one that was signed, and is the image that it made?"""
+        if self._patch is not None:
+            self._patch.finish()
+            self.parts.verifier.verify(self._patch.file, self._patch.content())
+            self.parts.verifier.verify(self._patch.image, self._content())
+
+    def _other_way(self, error: OtaError) -> Outcome:
+        """The patch at hand is no way to the image: begin with the next, or with the whole image, over all protocols."""
+        self._ways.given_up.append(error)
+        self.downloader.close()
+        self.protocols = choose_protocols(self.job, self.parts)
+        self._open()
+        return Outcome.OTHER_WAY
 
     def _preview(self) -> None:
-        """Refuse a wrong firmware at its first block."""
-        place = self.place(self.file)
-        if self.store(self.file) is None and isinstance(place, Previewable):
+        """Refuse a wrong firmware at its first bytes."""
+        place = self.parts.bootloader
+        if self.store(self.files[self._index]) is None and isinstance(place, Previewable):
             judge_version(place.preview(), self.parts.running, self.parts.config.allow_downgrade)
 
     def _verify(self) -> None:
         """The file in flash: is it what the job's signature promised, and if it is firmware, may it run here, is it newer?"""
-        self.parts.verifier.verify(self.file, self._content())
-        if self.store(self.file) is None:
+        file = self.files[self._index]
+        if self._patch is None:
+            self.parts.verifier.verify(file, self._content())
+        if self.store(file) is None:
             version = self.parts.bootloader.candidate()
             judge_version(version, self.parts.running, self.parts.config.allow_downgrade)
             self.version = version
 
     def _content(self) -> Iterator[bytes]:
-        """The file as it stands in flash, in pieces."""
-        size = self.file.size
+        """The file, or what a patch made of it, as it stands in flash, in pieces."""
+        file = self.files[self._index]
+        size, place = file.size, self.place(file)
         for offset in range(0, size, PIECE):
-            yield self._place.read(offset, min(PIECE, size - offset))
+            yield place.read(offset, min(PIECE, size - offset))
 
 # %% ../nbs/13f_update.ipynb #b341cc89
 def commit_files(

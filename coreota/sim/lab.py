@@ -17,7 +17,7 @@ from ..bootloader import BootConfig, Bootloader, McubootBootloader, stored_image
 from ..device import Device
 from ..errors import LocalOtaError
 from ..flash import FlashArea, NorFlash, padded
-from ..image import Hardware, Version, make_image
+from ..image import HEADER, Hardware, ImageHeader, Version, make_image
 from ..imagekeys import ImagePrivateKey
 from ..config import OtaConfig
 from ..journal import Journal, journal_size
@@ -25,9 +25,11 @@ from ..lazy import lazy_module
 from ..orchestrator import DOWNLOADERS, Orchestrator
 from ..states import Progress, State, UpdateStarted
 from ..parser import JobParser, OtaParser
+from ..patch import PatchFormat
+from ..patchroom import PATCHES, SEQUENTIAL, Patchable
 from ..policy import UpdatePolicy, accept_all
 from ..provider.books import StatusChange
-from ..provider.ota import UpdateFile, UpdateProvider, placeholder
+from ..provider.ota import UpdateFile, UpdateProvider, placeholder, with_patches
 from ..provider.streams import BytesContent
 from .web import LocalWeb
 from ..signing import CertificateVerifier, Verifier, self_signed_certificate, sign
@@ -38,7 +40,8 @@ from ..transport import Link, LocalBroker, LocalTransport, PerfectLink, VirtualC
 from ..update import MakeDownloader
 
 # %% auto #0
-__all__ = ['FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file', 'Lab']
+__all__ = ['FAULTS', 'PATCH_FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file',
+           'next_build', 'spoiled_patch', 'Lab']
 
 # %% ../../nbs/16a_lab.ipynb #3efdad25
 if TYPE_CHECKING:
@@ -131,6 +134,42 @@ def update_file(
         image = image[:middle] + bytes([image[middle] ^ 1]) + image[middle + 1 :]
     return UpdateFile("/device/image.bin", BytesContent(image), "/cert.pem", signature=signature)
 
+# %% ../../nbs/16a_lab.ipynb #61d2b7ca
+def next_build(
+    image: bytes,  # The image that runs
+    version: str,  # Of the next one; the same makes the same
+) -> bytes:
+    """The payload of an image, with some of its bytes changed."""
+    header = ImageHeader.parse(image[: HEADER.size])
+    payload, random = bytearray(image[header.header_size :][: header.payload_size]), Random(version)
+    for _ in range(max(1, len(payload) // 2000)):
+        at = random.randrange(len(payload))
+        payload[at : at + 4] = random.randbytes(min(4, len(payload) - at))
+    return bytes(payload)
+
+# %% ../../nbs/16a_lab.ipynb #94050afd
+PATCH_FAULTS = ("patch-corrupt", "patch-damaged", "patch-other-base", "patch-other-image", "patch-wrong-key")
+
+
+def spoiled_patch(
+    patch: UpdateFile,  # A good one
+    fault: str,  # One of PATCH_FAULTS
+    base: bytes,  # What it is made against
+    image: bytes,  # What it makes
+) -> UpdateFile:
+    """The same patch with one thing wrong."""
+    good, other = bytes(patch.content.read(0, patch.content.size)), bytes([image[-1] ^ 1])
+    middle = len(good) * 2 // 3
+    flipped = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
+    content = {
+        "patch-corrupt": flipped, "patch-damaged": flipped,
+        "patch-other-base": PATCHES[SEQUENTIAL].make(base + b"?", image),
+        "patch-other-image": PATCHES[SEQUENTIAL].make(base, image[:-1] + other),
+    }.get(fault, good)
+    key = lab_key("somebody else's" if fault == "patch-wrong-key" else "job")
+    signature = sign([good if fault == "patch-corrupt" else content], key)
+    return replace(patch, content=BytesContent(content), signature=signature, private_key=None)
+
 # %% ../../nbs/16a_lab.ipynb #d3418252
 class Lab:
     """A provider, a thing that runs an image, and a link between them, on virtual time."""
@@ -149,6 +188,8 @@ class Lab:
         self_test: Callable[[], bool | None] = lambda: True,
         downloaders: Mapping[str, MakeDownloader] = DOWNLOADERS,
         stores: Mapping[int, Store] = MappingProxyType({}),
+        patches: bool = False,  # Offer patches against what runs, and have room for them
+        patch_formats: Mapping[int, PatchFormat] = PATCHES,  # That the thing understands, by fileType
         resume: bool = True,  # False: without a journal
         web: LocalWeb | None = None,  # Serves files over HTTP; None: only MQTT
         hardware: Hardware | None = None,  # What the thing is; None: it takes images for any
@@ -162,7 +203,8 @@ class Lab:
         key = lab_key("job")
         certificate = self_signed_certificate(key, "coreota laboratory")
         self.verifier = verifier or CertificateVerifier({"/cert.pem": certificate})
-        self.hardware, self.boot_config = hardware, replace(boot_config(image_size + 1024), hardware=hardware)
+        self.patches, self.patch_formats = patches, patch_formats
+        self.hardware, self.boot_config = hardware, replace(boot_config(image_size + (16_384 if patches else 1024)), hardware=hardware)
         slots = 2 * self.boot_config.primary[1]
         journal = journal_size(block_count(slots // 2, self.config.block_size))
         self.flash = NorFlash(slots + journal)
@@ -185,7 +227,7 @@ class Lab:
         return Orchestrator(
             self.thing, self.bootloader, self.verifier, parsers=self.parsers, config=self.config, policy=self.policy,
             self_test=self.self_test, downloaders=self.downloaders, stores=self.stores, journal=journal,
-            token_prefix=f"{boot}.", now=now,
+            patches=self.patch_formats, token_prefix=f"{boot}.", now=now,
         )
 
     def _reset_link(self) -> None:
@@ -210,18 +252,35 @@ class Lab:
         self,
         version: str,  # The version of the offered image
         *,
-        fault: str | None = None,  # See `update_file`
+        fault: str | None = None,  # See `update_file`; where patches are offered, also one of PATCH_FAULTS
         image: bytes | None = None,  # Instead of noise of the laboratory's size
         protocols: Sequence[str] = ("MQTT",),  # HTTP needs a web
     ) -> str:  # The job's id
         """Create an OTA update for the thing."""
         update_id = f"v{version.replace('.', '-').replace('+', '-')}"
-        content = firmware(version, self.image_size, hardware=self.hardware) if image is None else image
-        file = update_file(content, lab_key("job"), fault)
+        files = self._files(version, image, fault)
         if self.web and "HTTP" in protocols:
-            self.web.objects[f"{update_id}.bin"] = file.content
-            file = replace(file, url=placeholder(f"https://web.lab/{update_id}.bin"))
-        return self.provider.create_ota_update(update_id, [self.thing], [file], self.clock.now(), protocols)
+            for number, file in enumerate(files):
+                self.web.objects[f"{update_id}-{number}.bin"] = file.content
+                files[number] = replace(file, url=placeholder(f"https://web.lab/{update_id}-{number}.bin"))
+        return self.provider.create_ota_update(update_id, [self.thing], files, self.clock.now(), protocols)
+
+    def _files(self, version: str, image: bytes | None, fault: str | None) -> list[UpdateFile]:
+        """The image, and a patch against what runs if there is to be one."""
+        base = self.running_image() if self.patches else b""
+        if image is None:
+            payload = next_build(base, version) if base else None
+            image = firmware(version, self.image_size, payload, hardware=self.hardware)
+        whole = update_file(image, lab_key("job"), None if fault in PATCH_FAULTS else fault)
+        files = with_patches(whole, [base] if base else [], lab_key("job"))
+        if fault in PATCH_FAULTS and fault is not None and len(files) > 1:
+            files[1] = spoiled_patch(files[1], fault, base, image)
+        return files
+
+    def running_image(self) -> bytes:
+        """What runs, as it lies in its slot; nothing where the bootloader is none whose image can be read."""
+        place = self.bootloader
+        return place.read_running(0, place.running_size) if isinstance(place, Patchable) else b""
 
     def settled(self) -> bool:
         """Is every job at its end, and the device waiting for the next one?"""
