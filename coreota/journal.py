@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DONE', 'LOST', 'TRIED', 'CLOSED', 'record', 'read_record', 'job_hash', 'head', 'head_size', 'padded_head',
-           'journal_size', 'Journal', 'torn_blocks', 'rewrite_sector', 'mend']
+           'journal_size', 'Journal', 'torn_blocks', 'gone_blocks', 'rewrite_sector', 'mend']
 
 # %% ../nbs/12a_journal.ipynb #fc08dfeb
 import struct
@@ -251,6 +251,19 @@ def torn_blocks(
             if place.read(index * block_size, length) != erased(length):
                 yield index
 
+# %% ../nbs/12a_journal.ipynb #ad2f8e31
+def gone_blocks(
+    place: Place,
+    missing: Bitmap,
+    size: int,  # Bytes of the file
+    block_size: int,  # Bytes
+) -> Iterator[int]:  # Ascending
+    """The blocks that were there, and whose places are erased."""
+    for index in range(missing.count):
+        length = block_length(index, size, block_size)
+        if index not in missing and place.read(index * block_size, length) == erased(length):
+            yield index
+
 # %% ../nbs/12a_journal.ipynb #3dadfe36
 def rewrite_sector(
     place: Resumable,
@@ -283,8 +296,10 @@ def mend(
     size: int,  # Bytes of the file
     block_size: int,  # Bytes
 ) -> None:
-    """Make the places of all missing blocks writable."""
+    """Make the places of all missing blocks writable; blocks that are gone are missing, too."""
     unit = place.erase_unit
+    for index in gone_blocks(place, missing, size, block_size):
+        journal.lost(index)
     for index in torn_blocks(place, missing, size, block_size):
         end = index * block_size + block_length(index, size, block_size)
         for start in range(index * block_size // unit * unit, end, unit):

@@ -170,9 +170,10 @@ class SequentialApplier:
         position = 0
         while self.made < self.size:
             position = yield from self._step(position)
-        while not self._unpacker.ended:
-            if (yield from self._some(1)):
-                raise damaged("more than the image")
+        while not (more := self._unpacker.read(1)) and not self._unpacker.ended:
+            yield from self._more()
+        if more:
+            raise damaged("more than the image")
         self._complete = True
 
     def _judge(self, info: PatchInfo) -> PatchInfo:
@@ -234,16 +235,17 @@ class SequentialApplier:
         return found
 
     def _some(self, most: int) -> Generator[None, None, bytes]:
-        """At least one byte, unpacked; none only at the very end."""
+        """At least one byte, unpacked."""
         while not (piece := self._unpacker.read(most)):
-            if self._input:
-                self._unpacker.feed(bytes(self._input))
-                self._input.clear()
-            elif self.made == self.size and self._unpacker.ended:
-                return b""
-            else:
-                yield None
+            yield from self._more()
         return piece
+
+    def _more(self) -> Generator[None, None, None]:
+        """Feed the unpacker with what came; where nothing did, wait for it."""
+        if not self._input:
+            yield None
+        self._unpacker.feed(bytes(self._input))
+        self._input.clear()
 
 # %% ../nbs/12_patch.ipynb #2d44d69d
 def _triples(
