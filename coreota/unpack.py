@@ -152,7 +152,7 @@ class Compression:
         if self.name not in COMPRESSIONS:
             advice = f"take one of {', '.join(COMPRESSIONS)}"
             raise LocalOtaError(f"there is no compression {self.name!r}", reason="patch-compression", advice=advice)
-        low, high = (16, 1 << 15) if self.name == "heatshrink" else (4096, 1 << 27)
+        low, high = (16, 1 << 14) if self.name == "heatshrink" else (4096, 1 << 27)
         if self.size.bit_count() != 1 or not low <= self.size <= high:
             raise LocalOtaError(f"a window of {self.size} bytes", reason="patch-window", advice=f"take a power of two from {low} to {high}")
 

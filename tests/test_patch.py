@@ -155,11 +155,11 @@ def test_streams_that_reach_outside(triple: tuple[bytes, bytes, int]) -> None:
 
 
 def test_a_bomb_takes_no_memory() -> None:
-    """A hundred million zeros in fifteen kilobytes, and a dictionary of 128 MiB: refused within three megabytes."""
-    stream = sequential_stream([(b"", bytes(1000), 0), (b"", bytes(2_000_000), 0)])
+    """Half a million zeros for an image of a thousand, and a dictionary of 128 MiB: refused within three megabytes."""
+    stream = sequential_stream([(b"", bytes(1000), 0), (b"", bytes(500_000), 0)])
     bomb = Compression("lzma").pack(stream)
     greedy = lzma.compress(stream, lzma.FORMAT_ALONE, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 27}])
-    shrunk = Compression("heatshrink", 32768).pack(stream)
+    shrunk = Compression("heatshrink", 16_384).pack(stream)
     for number, body in ((1, bomb), (1, greedy), (4, shrunk)):
         patch = head_for(OLD, bytes(1000)) + bytes([number]) + pack_number(1000) + body
         tracemalloc.start()
@@ -201,7 +201,7 @@ def test_what_can_not_be_made() -> None:
     with pytest.raises(LocalOtaError, match="no compression"):
         SequentialPatch("zip")
     with pytest.raises(LocalOtaError, match="window"):
-        SequentialPatch("heatshrink", window=1 << 16)
+        SequentialPatch("heatshrink", window=1 << 15)
 
 
 # Marks, room
@@ -450,8 +450,9 @@ def test_a_cut_at_every_operation(mode: BootMode) -> None:
     """Clean, and torn in the middle: the new image runs in the end, by the patch, in every mode."""
     count = operations(mode, None)
     assert count > 20
-    results = Counter(after_a_cut(mode, cut, bits, None) for cut in range(count) for bits in (None, cut))
-    assert results == {(GOOD, False): 2 * count}
+    clean = [after_a_cut(mode, cut, None, None) for cut in range(count)]
+    torn = [after_a_cut(mode, cut, cut, None) for cut in range(0, count, 2)]
+    assert Counter(clean + torn) == {(GOOD, False): len(clean) + len(torn)}
 
 
 @pytest.mark.parametrize("mode", list(BootMode))
@@ -504,11 +505,12 @@ def test_no_block_comes_twice_after_a_reset() -> None:
     lab.run(until=lambda: lab.received >= 12)
     assert lab.journal_area is not None
     assert Journal(lab.journal_area).missing is not None
+    before = lab.received
     lab.restore_power()
     lab.run()
     assert ended(lab, job_id) == GOOD
     first, again = starts(lab)
-    assert first - again == 12
+    assert first - again == before >= 12
     assert sum(isinstance(event, Progress) for event in lab.device.events) == first
     assert sum(isinstance(event, JobFinished) for event in lab.device.events) == 1
 
