@@ -20,6 +20,7 @@ from .devicetool import add_device_command
 from .errors import LocalOtaError, OtaError
 from .flashtool import add_flash_command
 from .providertool import add_provider_command
+from .patchtool import add_patch_command
 from .sweeptool import add_sweep_command
 
 # %% ../nbs/18_cli.ipynb #21406c9e
@@ -132,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     add_flash_command(commands)
     add_provider_command(commands)
     add_deploy_commands(commands)
+    add_patch_command(commands)
     add_sweep_command(commands)
     add_certs_command(commands)
     return top

@@ -116,7 +116,7 @@ def _heatshrink_decoder(window: int, lookahead: int) -> Callable[[bytes], bytes]
     except ImportError as error:
         raise RemoteOtaError("this device does not unpack heatshrink", reason="patch-compression",
                              advice="pip install 'coreota[patch]', or offer LZMA") from error
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:  # the library says so, too, of sizes that do not fit each other
         raise _damaged(str(error)) from error
 
     def decode(data: bytes) -> bytes:

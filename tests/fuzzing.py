@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from random import Random
 
 from coreota.bootloader import McubootBootloader
@@ -26,6 +27,7 @@ from coreota.jobmessages import JobStatus, match_topic
 from coreota.jobs import JobsHandler
 from coreota.journal import Journal
 from coreota.parser import OtaJob, OtaParser, ota_document
+from coreota.patch import HEAD_SIZE, Base, SequentialPatch
 from coreota.provider.jobs import JobsService
 from coreota.provider.streams import BytesContent, StreamsService
 from coreota.signing import self_signed_certificate, signing_key_of
@@ -310,12 +312,45 @@ def provider_requests() -> Target:
     return Target("provider-requests", corpus, decode)
 
 
+def patches() -> Target:
+    """A patch with any damage, fed in pieces: the image, or a refusal; the base is read within its bounds only."""
+    random = Random(5)
+    words = [random.randbytes(6) for _ in range(40)]
+    old = b"".join(random.choice(words) for _ in range(120))
+    new = old[:200] + b"another constant" + old[260:500] + old[40:120] + random.randbytes(30) + old[500:]
+    corpus = [SequentialPatch(name).make(old, new) for name in ("lzma", "heatshrink", "none")]
+
+    def read(offset: int, length: int) -> bytes:
+        assert 0 <= offset <= offset + length <= len(old), (offset, length)
+        return old[offset : offset + length]
+
+    def decode(data: bytes) -> object:
+        applier = SequentialPatch().applier(Base(len(old), sha256(old).digest(), read), len(new))
+        made = bytearray()
+        for at in range(0, len(data), 97):
+            for piece in applier.feed(data[at : at + 97]):
+                made += piece
+                assert len(made) <= len(new), "more than was asked for"
+        applier.finish()
+        assert made == new, "an image was accepted that the patch does not make"
+        return True
+
+    return Target("patches", corpus, decode)
+
+
+def patch_streams() -> Target:
+    """The same behind a good head: what the damage hits is the stream."""
+    whole = patches()
+    head = whole.corpus[0][:HEAD_SIZE]
+    return Target("patch-streams", [one[HEAD_SIZE:] for one in whole.corpus], lambda data: whole.decode(head + data))
+
+
 def targets() -> dict[str, Target]:
     """All of them, by name."""
     kinds = ("get", "data", "describe", "description", "rejected")
     found = [jobs_messages(), topics(), job_documents(), images(), boots(), journals(), stores(), certificates()]
     found += [stream_messages(codec, kind) for codec in (CborCodec(), JsonCodec()) for kind in kinds]
-    found.append(provider_requests())
+    found += [provider_requests(), patches(), patch_streams()]
     return {target.name: target for target in found}
 
 

@@ -1,5 +1,6 @@
 """Any interleaving of offers, losses, cuts, suspensions and old messages: the device keeps its promises, and ends."""
 
+from dataclasses import replace
 from random import Random
 
 from hypothesis import HealthCheck, settings
@@ -10,23 +11,38 @@ from coreota.config import OtaConfig
 from coreota.flash import PowerCut
 from coreota.jobmessages import JobStatus
 from coreota.policy import Accept, Decision, Defer, Offer
-from coreota.sim.lab import FAULTS, Lab
+from coreota.sim.lab import FAULTS, PATCH_FAULTS, Lab
 from coreota.sim.link import LossyLink
+from coreota.sim.web import LocalWeb
 from coreota.states import State
+from coreota.topics import Fetched
 
 
 class DeviceMachine(RuleBasedStateMachine):
     """A laboratory, and everything that can be done to it."""
 
-    @initialize(seed=st.integers(0, 2**32), block_size=st.sampled_from([256, 1000, 4096]), torn=st.floats(0, 1))
-    def begin(self, seed: int, block_size: int, torn: float) -> None:
+    @initialize(
+        seed=st.integers(0, 2**32),
+        block_size=st.sampled_from([256, 1000, 4096]),
+        torn=st.floats(0, 1),
+        http=st.booleans(),
+    )
+    def begin(self, seed: int, block_size: int, torn: float, http: bool) -> None:
         self.link, self.random, self.torn = LossyLink(seed, delay=0.05, bandwidth=40_000), Random(seed), torn
         self.well: bool | None = True
         self.lazy = False
         config = OtaConfig(block_size=block_size, blocks_per_request=4, poll_interval=120.0, self_test_timeout=60.0)
         self.lab = Lab(
-            image_size=12_000, link=self.link, config=config, self_test=lambda: self.well, policy=self.policy
+            image_size=12_000,
+            link=self.link,
+            config=config,
+            self_test=lambda: self.well,
+            policy=self.policy,
+            patches=True,
+            web=LocalWeb(delay=0.1, lifetime=60.0, accident=self.web_accident) if http else None,
         )
+        self.protocols = ("MQTT", "HTTP") if http else ("MQTT",)
+        self.web_ill = False
         self.number = 1
         self.good: dict[str, str] = {}  # job ids and the versions that they may bring
         self.bad: list[str] = []
@@ -38,6 +54,11 @@ class DeviceMachine(RuleBasedStateMachine):
             self.confirmed.add(str(self.lab.bootloader.running))
 
         self.lab.bootloader.confirm = noted  # type: ignore[method-assign]
+
+    def web_accident(self, number: int, reply: Fetched) -> Fetched:
+        """While the web is ill, every third answer is another one."""
+        kinds = [Fetched(reply.fetch, 503), Fetched(reply.fetch, 0, error="ReadTimeout"), replace(reply, body=b"half")]
+        return kinds[number // 3 % 3] if self.web_ill and number % 3 == 0 else reply
 
     def policy(self, offer: Offer, now: float) -> Decision:
         return Defer(30.0, "not now") if self.lazy else Accept()
@@ -57,11 +78,15 @@ class DeviceMachine(RuleBasedStateMachine):
             except PowerCut:
                 continue
 
-    @rule()
-    def offer_newer(self) -> None:
+    @rule(data=st.data(), patched=st.booleans())
+    def offer_newer(self, data: st.DataObject, patched: bool) -> None:
+        """Over either protocol or both; with a patch, good or bad, or without: the version may run."""
         self.number += 1
         version = f"{self.number}.0.0"
-        self.good[self.lab.offer(version)] = version
+        protocols = data.draw(st.sampled_from([self.protocols, self.protocols[:1], self.protocols[-1:]]))
+        fault = data.draw(st.sampled_from([None, *PATCH_FAULTS])) if patched else None
+        self.lab.patches = patched
+        self.good[self.lab.offer(version, fault=fault, protocols=protocols)] = version
 
     @rule(fault=st.sampled_from([*FAULTS, "old"]))
     def offer_bad(self, fault: str) -> None:
@@ -107,6 +132,10 @@ class DeviceMachine(RuleBasedStateMachine):
         self.lab.device.orchestrator.suspend(self.lab.clock.now())
         self.through(seconds)
         self.lab.device.orchestrator.resume(self.lab.clock.now())
+
+    @rule(ill=st.booleans())
+    def web(self, ill: bool) -> None:
+        self.web_ill = ill
 
     @rule()
     def abort(self) -> None:
@@ -156,7 +185,7 @@ class DeviceMachine(RuleBasedStateMachine):
         if not hasattr(self, "lab"):
             return
         self.weather(0.0, 0.0, 0)
-        self.well, self.lazy = True, False
+        self.well, self.lazy, self.web_ill = True, False, False
         self.lab.run(limit=100_000)
         jobs = [*self.good, *self.bad]
         assert all(self.lab.history(job_id)[-1].status.terminal for job_id in jobs)
