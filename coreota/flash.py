@@ -112,6 +112,7 @@ class NorFlash:
         write_size: int = 8,  # Bytes of a write unit, from 1
         *,
         storage: Storage | None = None,  # Bytes to live in, as long as `size`; None: its own, erased
+        once: bool = False,  # A write unit is programmed once between two erases, even if it was with FF
     ) -> None:
         if min(size, sector_size, write_size) < 1 or size % sector_size or sector_size % write_size:
             raise FlashError(f"{size} bytes in sectors of {sector_size} in units of {write_size}", reason="flash-geometry",
@@ -123,6 +124,7 @@ class NorFlash:
         self.operations = 0
         self.wear = [0] * (size // sector_size)
         self._limit, self._tear = maxsize, _WHOLE
+        self._used = bytearray(size // write_size) if once else None  # 1 for each unit that this object has programmed
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes at `offset`; FlashError outside the flash."""
@@ -140,10 +142,14 @@ class NorFlash:
             raise self._outside("write", offset, length)
         if self.storage[offset:end] != erased(length):
             raise FlashError(f"write at {offset:#x} meets programmed bytes", reason="flash-not-erased", advice="erase the sector first")
+        if self._used is not None and any(self._used[self._units(offset, end)]):
+            raise FlashError(f"write at {offset:#x} meets units that were programmed with FF", reason="flash-not-erased", advice="erase the sector first")
         if self.operations >= self._limit:
             self.storage[offset:end] = self._torn_content(self.storage[offset:end], bytes(data))
             raise PowerCut(f"in operation {self.operations + 1}: write of {length} bytes at {offset:#x}")
         self.storage[offset:end] = data
+        if self._used is not None:
+            self._used[self._units(offset, end)] = bytes([1]) * (length // self.write_size)
         self.operations += 1
 
     def erase(self, offset: int) -> None:
@@ -157,6 +163,8 @@ class NorFlash:
             self.storage[offset:end] = self._torn_content(self.storage[offset:end], erased(self.sector_size))
             raise PowerCut(f"in operation {self.operations + 1}: erase at {offset:#x}")
         self.storage[offset : offset + self.sector_size] = erased(self.sector_size)
+        if self._used is not None:
+            self._used[self._units(offset, offset + self.sector_size)] = bytes(self.sector_size // self.write_size)
         self.wear[offset // self.sector_size] += 1
         self.operations += 1
 
@@ -186,6 +194,9 @@ class NorFlash:
             )
             rest = (before & ~mask | after & mask).to_bytes(len(rest))
         return new[:done] + rest
+
+    def _units(self, offset: int, end: int) -> slice:
+        return slice(offset // self.write_size, end // self.write_size)
 
     def _outside(self, verb: str, offset: int, length: int) -> FlashError:
         return FlashError(f"{verb} of {length} bytes at {offset:#x} is outside the {self.size} bytes", reason="flash-range")

@@ -22,14 +22,17 @@ class FaultyFlash:
         stuck: Collection[int] = (),  # Numbers of sectors that neither writes nor erases change
         loud: bool = False,  # True: a stuck sector says so by a FlashError with reason flash-worn
         failing: Collection[int] = (),  # Which writes and erases fail, counted from 1; nothing of them is done
+        bad: Collection[range] = (),  # Offsets of regions in which writes fail, and do nothing; erases work there
+        rate: float = 1.0,  # Chance that such a write fails, 0 to 1
         disturbed: float = 0.0,  # Chance that a read shows one wrong bit, 0 to 1; the flash itself is right
-        seed: int = 0,  # For that chance
+        seed: int = 0,  # For both chances
     ) -> None:
-        if not 0 <= disturbed <= 1:
-            raise FlashError(f"a chance of {disturbed}", reason="flash-fault", advice="take 0 to 1")
+        if not 0 <= disturbed <= 1 or not 0 <= rate <= 1:
+            raise FlashError(f"a chance of {disturbed} or {rate}", reason="flash-fault", advice="take 0 to 1")
         self.flash, self.size = flash, flash.size
         self.sector_size, self.write_size = flash.sector_size, flash.write_size
         self.stuck, self.loud, self.failing, self.disturbed = frozenset(stuck), loud, frozenset(failing), disturbed
+        self.bad, self.rate = tuple(bad), rate
         self.operations = 0  # Writes and erases that were asked for
         self._random = Random(seed)
 
@@ -44,6 +47,9 @@ class FaultyFlash:
 
     def write(self, offset: int, data: BytesLike) -> None:
         """Program erased write units, unless they are faulty; FlashError with reason flash-write-failed or flash-worn."""
+        if any(region.start < offset + len(data) and offset < region.stop for region in self.bad) and self._random.random() < self.rate:
+            self.operations += 1
+            raise FlashError(f"write failed at {offset:#x}", reason="flash-write-failed", advice="try it again, or replace the part")
         if self._works(offset, len(data)):
             self.flash.write(offset, data)
 

@@ -269,3 +269,21 @@ def test_a_process_killed_while_it_writes(lines: int, tmp_path: Path) -> None:
     assert said == list(range(len(said))) and len(said) >= lines
     assert units == list(range(1, len(units) + 1))
     assert len(said) <= len(units) <= len(said) + 1
+
+
+def test_a_unit_is_programmed_once_even_with_ff() -> None:
+    """As MCUboot's simulator has it, until the sector is erased; a torn write uses nothing up."""
+    flash = NorFlash(8192, 4096, 8, once=True)
+    flash.write(0, b"\xff" * 16)
+    for offset in (0, 8):
+        with pytest.raises(FlashError, match="programmed with FF"):
+            flash.write(offset, b"firmware")
+    flash.write(16, b"firmware")
+    flash.erase(0)
+    flash.write(0, b"firmware")
+    flash.cut_after(0)
+    with pytest.raises(PowerCut):
+        flash.write(8, b"\xff" * 8)
+    flash.power_on()
+    flash.write(8, b"firmware")
+    assert flash.read(0, 24) == b"firmware" * 2 + b"\xff" * 8

@@ -142,3 +142,30 @@ def test_disturbed_boots(seed: int) -> None:
     flash = FaultyFlash(inner, disturbed=0.05, seed=seed)
     result = McubootBootloader(flash, CONFIG, [lab_key("image").public_key()]).boot()
     assert str(result.version) == "1.0.0" if result.booted else result.reason
+
+
+def test_bad_regions() -> None:
+    """A write that touches one fails and does nothing, always or at a rate; erases work."""
+    inner = NorFlash(8192)
+    flash = FaultyFlash(inner, bad=[range(64, 72), range(4096, 8192)])
+    for offset, length in ((64, 8), (56, 16), (4096, 8), (8184, 8), (4088, 16)):
+        with pytest.raises(FlashError, match="write failed"):
+            flash.write(offset, bytes(length))
+    flash.write(56, b"firmware")
+    flash.write(72, b"firmware")
+    flash.erase(4096)
+    assert (flash.operations, inner.operations) == (8, 3)
+    often = FaultyFlash(NorFlash(1 << 20), bad=[range(1 << 20)], rate=0.25, seed=1)
+    failed = 0
+    for offset in range(0, 8000, 8):
+        try:
+            often.write(offset, bytes(8))
+        except FlashError:
+            failed += 1
+    assert 200 < failed < 300
+
+
+def test_chances_are_between_0_and_1() -> None:
+    for rate in (-0.1, 1.1):
+        with pytest.raises(FlashError, match="a chance of"):
+            FaultyFlash(NorFlash(4096), rate=rate)
