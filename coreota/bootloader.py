@@ -13,7 +13,8 @@ from typing import Protocol
 
 
 from coreota.boot import (
-    BootConfig, BootMode, BootSlots, DowngradePolicy, SecurityCounter, choose_slot, header_in, overwrite_update, reader, too_old, update_by_swap,
+    BootConfig, BootMode, BootSlots, DowngradePolicy, SecurityCounter, choose_slot, header_in, overwrite_update, reader, too_old,
+    unmet, update_by_swap,
 )
 from .errors import LocalOtaError, RemoteOtaError
 from .counter import raise_counter
@@ -182,7 +183,13 @@ class McubootBootloader:
         except (RemoteOtaError, LocalOtaError) as error:
             return BootResult(False, None, kind, resumed, slot.name, reason or str(error))
         self._active, self._running = slot, header.version
-        return BootResult(True, header.version, kind, resumed, slot.name, reason)
+        return BootResult(True, header.version, kind, resumed, slot.name, reason or self._waits(kind))
+
+    def _waits(self, kind: SwapType) -> str:
+        """Why an update that is asked for was not made, where it only comes too early."""
+        waiting = kind is SwapType.NONE and self.slots.asked in (SwapType.TEST, SwapType.PERM)
+        lacks = unmet(self.slots, self.update_slot, self.config.image_base) if waiting else None
+        return f"the update waits: {lacks}" if lacks else ""
 
     def _update(self) -> tuple[Slot | None, SwapType, bool]:
         """Do what is asked for: the slot to run from, what was decided, and whether a swap was resumed."""
@@ -252,6 +259,9 @@ class McubootBootloader:
         header = self.slots.validate(self.update_slot, self.config.image_base)
         if too_old(self.slots, self._active, self.update_slot, self.config.image_base):
             raise RemoteOtaError(f"{header.version} is older than what runs", reason="downgrade", advice="offer a newer image")
+        lacks = unmet(self.slots, self.update_slot, self.config.image_base)
+        if lacks:
+            raise lacks
         return header.version
 
     def activate(self, *, permanent: bool = False) -> None:

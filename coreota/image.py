@@ -259,18 +259,25 @@ def make_image(
     security_counter: int | None = None,  # 0 to 2**32 - 1; None: none
     hardware: Hardware | None = None,  # What it is for; None: it does not say
     dependencies: Sequence[Dependency] = (),  # Other images that it needs
+    custom: Sequence[Tlv] = (),  # Further entries under the signature, of types 0xA0 to 0xFFFE
+    load_addr: int = 0,  # Where it is to be loaded to, or (with flag 0x100) lies for good
+    flags: int = 0,  # 0x10 not bootable, 0x100 for one slot only, 0x1 position independent; others are for other tools
 ) -> bytes:
     """Make an image as `imgtool sign` does; the same arguments give the same bytes, but with RSA. LocalOtaError for what cannot be."""
     if not 32 <= header_size <= 0xFFFF or not 0 <= (security_counter or 0) <= 0xFFFFFFFF:
         raise LocalOtaError("header size or security counter is out of range", reason="image", advice="take 32 to 65535")
     Version.parse(str(version))  # LocalOtaError where a number does not fit the header
+    if not 0 <= load_addr <= 0xFFFFFFFF or not 0 <= flags <= 0xFFFFFFFF or flags & REFUSED_FLAGS:
+        raise LocalOtaError(f"load address {load_addr:#x}, flags {flags:#x}", reason="image", advice="take numbers of 32 bits, and no flag of an encrypted or compressed image")
+    if any(not 0xA0 <= tlv.kind <= 0xFFFE or len(tlv.data) > 0xFFFF for tlv in custom):
+        raise LocalOtaError("a custom TLV of a type or length that is none", reason="image", advice="take types 0xA0 to 0xFFFE, and 65535 bytes at most")
     entries = b"" if security_counter is None else Tlv(SEC_CNT_TLV, struct.pack("<I", security_counter)).to_bytes()
     entries += b"".join(one.tlv().to_bytes() for one in dependencies)
-    entries += b"".join(tlv.to_bytes() for tlv in hardware.tlvs()) if hardware else b""
+    entries += b"".join(tlv.to_bytes() for tlv in (*(hardware.tlvs() if hardware else ()), *custom))
     if len(entries) > 0xFFFF - 4:
-        raise LocalOtaError("the protected TLVs have more than 65535 bytes", reason="image", advice="name fewer dependencies")
+        raise LocalOtaError("the protected TLVs have more than 65535 bytes", reason="image", advice="name fewer dependencies, or custom entries")
     protected = struct.pack("<HH", PROTECTED_MAGIC, 4 + len(entries)) + entries if entries else b""
-    header = ImageHeader(version, header_size, len(protected), len(payload))
+    header = ImageHeader(version, header_size, len(protected), len(payload), flags, load_addr)
     covered = header.to_bytes().ljust(header_size, b"\xff") + payload + protected
     digest = sha256(covered).digest()
     tlvs = Tlv(SHA256_TLV, digest).to_bytes()

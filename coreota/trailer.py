@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAGIC', 'MAGIC_TAIL', 'STATUS_UNITS', 'OFFSET_STATUS_UNITS', 'ANY_FLAG', 'ANY_MAGIC', 'SWAP_TABLE',
            'OFFSET_SWAP_TABLE', 'Magic', 'Flag', 'SwapType', 'trailer_size', 'TrailerLayout', 'TrailerState',
-           'programmed_entries', 'Slot', 'Pattern', 'swap_type', 'set_pending', 'set_confirmed']
+           'programmed_entries', 'Slot', 'Pattern', 'swap_type', 'set_pending', 'set_confirmed', 'padded_image']
 
 # %% ../nbs/10a_trailer.ipynb #a472a083
 from dataclasses import dataclass
@@ -300,3 +300,18 @@ def set_confirmed(
         raise LocalOtaError(f"the {slot.name} slot's trailer is damaged", reason="trailer-damaged")
     if state.magic is Magic.GOOD and state.image_ok is Flag.UNSET:
         slot.write_image_ok()
+
+# %% ../nbs/10a_trailer.ipynb #32ad91f9
+def padded_image(
+    image: bytes,  # A whole image file
+    layout: TrailerLayout,  # Of the slot that it is for
+    confirmed: bool = False,  # For good, instead of on trial
+) -> bytes:  # As long as the slot
+    """An image with the trailer of a request behind it (imgtool: --pad, --confirm); LocalOtaError where it reaches into the trailer."""
+    if len(image) > layout.status:
+        raise LocalOtaError(f"an image of {len(image)} bytes has no room before a trailer at {layout.status}", reason="image-too-large",
+                            advice="take a smaller image or a larger slot")
+    content = bytearray(image.ljust(layout.slot_size - 16, b"\xff") + layout.magic)
+    if confirmed:
+        content[layout.image_ok] = 1
+    return bytes(content)

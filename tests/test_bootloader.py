@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -19,7 +20,7 @@ from coreota.boot import (
 from coreota.bootloader import Bootloader, BootResult, McubootBootloader, boot_story, sectors_to_prepare
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.flash import NorFlash, PowerCut, padded
-from coreota.image import Version, make_image
+from coreota.image import Dependency, Version, make_image
 from coreota.swap import SwapPhase, SwapStatus, header_places, next_step, status_entry
 from coreota.trailer import Flag, Magic, SwapType, TrailerLayout, TrailerState, set_pending, swap_type, trailer_size
 
@@ -641,3 +642,101 @@ def test_a_bootloader_of_your_own() -> None:
     store(shelf, NEW)
     shelf.activate()
     assert (str(shelf.boot().version), shelf.on_trial) == ("2.0.0", True)
+
+
+# ── what an image needs, and where it may run ────────────────────────────────────────────────────────────────────────
+
+
+def needing(*needed: Dependency) -> bytes:
+    return make_image(bytes(5000), V2, key=KEY, dependencies=needed)
+
+
+V1, V2 = Version.parse("1.0.0"), Version.parse("2.0.0")
+OTHERS = ((1, Version.parse("1.5.0")), (3, Version.parse("0.1.0")))
+MET = (Dependency(1, Version.parse("1.5.0")), Dependency(3, V1))
+
+
+def device_in_place(config: BootConfig) -> tuple[NorFlash, McubootBootloader]:
+    """A device that runs a confirmed image from the primary slot, where it lies."""
+    flash = NorFlash(2 * SLOT)
+    flash.write(0, padded(OLD, 8))
+    bootloader = McubootBootloader(flash, config, [KEY.public_key()])
+    bootloader.slots.primary.write_magic()
+    bootloader.slots.primary.write_image_ok()
+    bootloader.boot()
+    return flash, bootloader
+
+
+@pytest.mark.parametrize(
+    ("others", "needed", "lacks"),
+    [
+        (None, MET, ""),
+        (OTHERS, (), ""),
+        (OTHERS, MET[:1], ""),
+        (OTHERS, MET, "image 3 must be 1.0.0 or later, and is 0.1.0"),
+        ((), MET, "image 1 must be 1.5.0 or later, and is not there"),
+        (OTHERS, (Dependency(0, V2),), ""),
+        (OTHERS, (Dependency(0, Version.parse("2.0.1")),), "image 0 must be 2.0.1 or later, and is 2.0.0"),
+    ],
+)
+@pytest.mark.parametrize("mode", [mode for mode in BootMode if mode is not BootMode.DIRECT_XIP_REVERT])
+def test_an_image_that_comes_too_early_waits(
+    mode: BootMode, others: tuple[tuple[int, Version], ...] | None, needed: tuple[Dependency, ...], lacks: str
+) -> None:
+    """Refused as a candidate; at boot it is left where it is, and so is the request; met later, it is taken."""
+    flash, bootloader = device(config=BootConfig(mode=mode, others=others))
+    store(bootloader, needing(*needed))
+    if lacks:
+        with pytest.raises(RemoteOtaError, match=lacks.replace(".", r"\.")) as caught:
+            bootloader.candidate()
+        assert caught.value.reason == "dependency"
+    else:
+        assert bootloader.candidate() == V2
+    bootloader.activate()
+    before = flash.read(0, flash.size)
+    result = bootloader.boot()
+    assert result.version == (V1 if lacks else V2)
+    assert (f"the update waits: {lacks}" if lacks else "") in result.reason
+    if lacks:
+        assert flash.read(0, flash.size) == before
+        patient = McubootBootloader(flash, BootConfig(mode=mode), [KEY.public_key()])
+        assert patient.boot().version == V2
+
+
+def test_a_revert_is_never_too_early() -> None:
+    """The old image needs what is not there any more: it comes back all the same."""
+    flash = NorFlash(2 * SLOT)
+    flash.write(0, padded(make_image(bytes(5000), V1, key=KEY, dependencies=MET), 8))
+    bootloader = McubootBootloader(flash, BootConfig(others=()), [KEY.public_key()])
+    bootloader.boot()
+    store(bootloader, NEW)
+    bootloader.activate()
+    assert [str(bootloader.boot().version) for _ in range(2)] == ["2.0.0", "1.0.0"]
+
+
+def test_direct_xip_passes_over_what_comes_too_early() -> None:
+    """Nothing is erased and no trial is used up; the boot after the other image's update makes it."""
+    config = BootConfig(mode=BootMode.DIRECT_XIP_REVERT, others=())
+    flash, bootloader = device_in_place(config)
+    store(bootloader, needing(*MET))
+    bootloader.activate()
+    operations = flash.operations
+    result = bootloader.boot()
+    assert (result.version, result.reason) == (
+        V1,
+        "the update waits: image 1 must be 1.5.0 or later, and is not there: update image 1 first",
+    )
+    assert flash.operations == operations
+    served = replace(config, others=((1, V2), (3, V2)))
+    assert McubootBootloader(flash, served, [KEY.public_key()]).boot().version == V2
+
+
+@pytest.mark.parametrize(("address", "runs"), [(0, "1.0.0"), (SLOT, "2.0.0"), (SLOT + 4096, "1.0.0")])
+def test_direct_xip_runs_no_image_of_another_slot(address: int, runs: str) -> None:
+    """MCUboot: boot_rom_address_check. It is not erased either."""
+    flash, bootloader = device_in_place(BootConfig(mode=BootMode.DIRECT_XIP_REVERT))
+    image = make_image(bytes(5000), V2, key=KEY, load_addr=address, flags=0x100)
+    store(bootloader, image)
+    bootloader.activate()
+    assert str(bootloader.boot().version) == runs
+    assert flash.read(SLOT, len(image)) == image
