@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['API', 'CERTIFICATE', 'FILE_NAME', 'LOCAL_ROLE', 'Show', 'OVER', 'LOOKED_AT', 'DEPLOY', 'Cloud', 'told', 'Deployment',
-           'new_update_id', 'file_pieces', 'code_signing', 'update_request', 'Deploy', 'Seen', 'Watch', 'deploy_line',
-           'update_status', 'all_updates', 'status_lines', 'cancel_update', 'add_deploy_commands', 'deployment_of',
-           'shower', 'run_deploy', 'run_status', 'run_cancel']
+           'new_update_id', 'file_pieces', 'code_signing', 'OfferedPatch', 'made_patches', 'update_request', 'Deploy',
+           'Seen', 'Watch', 'deploy_line', 'update_status', 'all_updates', 'status_lines', 'cancel_update',
+           'add_deploy_commands', 'deployment_of', 'shower', 'run_deploy', 'run_status', 'run_cancel']
 
 # %% ../nbs/17f_deploytool.ipynb #ad2cdfc0
 import base64
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from .devicetool import read_file
 from .errors import LocalOtaError
+from .patch import SequentialPatch
+from .patchroom import SEQUENTIAL, patch_path
 from .providertool import server_extra
 from .signing import PrivateKey, load_private_key, sign
 
@@ -99,6 +103,7 @@ class Deployment:
     abort: float | None = None  # Stop when so many percent have failed
     abort_after: int = 1  # But not before so many have ended
     minutes: int | None = None  # For each thing, from its start
+    olds: Sequence[Path] = ()  # Images that devices run, to offer patches against
 
 
 def new_update_id(
@@ -122,6 +127,7 @@ def file_pieces(
 
 def code_signing(
     deployment: Deployment,
+    content: bytes | None = None,  # Of what is signed; None: the image
 ) -> dict[str, Any]:
     """Who signs: we do, or a profile; raises LocalOtaError and OSError."""
     if deployment.key is None:
@@ -129,12 +135,36 @@ def code_signing(
         if deployment.bucket:
             parameter["destination"] = {"s3Destination": {"bucket": deployment.bucket, "prefix": "signed/"}}
         return {"startSigningJobParameter": parameter}
-    signature = sign(file_pieces(deployment.image), deployment.key)
+    signature = sign(file_pieces(deployment.image) if content is None else [content], deployment.key)
     algorithm = "RSA" if isinstance(deployment.key, rsa.RSAPrivateKey) else "ECDSA"
     return {"customCodeSigning": {
         "signature": {"inlineDocument": base64.b64encode(signature)}, "certificateChain": {"certificateName": deployment.certificate},
         "hashAlgorithm": "SHA256", "signatureAlgorithm": algorithm,
     }}
+
+# %% ../nbs/17f_deploytool.ipynb #d8491e3f
+@dataclass(frozen=True, slots=True)
+class OfferedPatch:
+    """A patch that goes beside the image."""
+
+    key: str  # In the bucket
+    file_name: str  # What devices take it for; it names the base
+    content: bytes
+
+
+def made_patches(
+    deployment: Deployment,
+    key: str,  # Of the image in the bucket
+) -> list[OfferedPatch]:
+    """A patch against each old image that it is smaller than; raises LocalOtaError and OSError."""
+    image, found = deployment.image.read_bytes() if deployment.olds else b"", []
+    for number, path in enumerate(deployment.olds, 1):
+        old = read_file(path, "the old image")
+        content = SequentialPatch().make(old, image)
+        if len(content) < len(image):
+            name = patch_path(deployment.file_name, sha256(old).digest())
+            found.append(OfferedPatch(f"{key}.{number}.patch", name, content))
+    return found
 
 # %% ../nbs/17f_deploytool.ipynb #6654e235
 LOCAL_ROLE = "arn:aws:iam::000000000000:role/coreota"
@@ -144,6 +174,7 @@ def update_request(
     deployment: Deployment,
     targets: Sequence[str],  # ARNs
     key: str,  # Of the file in the bucket
+    patches: Sequence[OfferedPatch] = (),  # To go beside it
 ) -> dict[str, Any]:
     """The parameters of CreateOTAUpdate; raises LocalOtaError and OSError."""
     request: dict[str, Any] = {
@@ -154,6 +185,11 @@ def update_request(
             "fileLocation": {"s3Location": {"bucket": deployment.bucket, "key": key}},
         }],
     }
+    for patch in patches:
+        request["files"].append({
+            "fileName": patch.file_name, "fileType": SEQUENTIAL, "codeSigning": code_signing(deployment, patch.content),
+            "fileLocation": {"s3Location": {"bucket": deployment.bucket, "key": patch.key}},
+        })
     if deployment.rate is not None:
         request["awsJobExecutionsRolloutConfig"] = {"maximumPerMinute": deployment.rate}
     if deployment.minutes is not None:
@@ -176,8 +212,11 @@ class Deploy:
     def run(self) -> str:
         """Sign, upload and create; the job's id. Raises LocalOtaError and OSError."""
         key = f"{self.deployment.update_id}/{self.deployment.image.name}"
-        request = update_request(self.deployment, self.targets(), key)
+        patches = made_patches(self.deployment, key)
+        request = update_request(self.deployment, self.targets(), key, patches)
         self.upload(key)
+        for patch in patches:
+            self.upload_patch(patch)
         with told("create the update"):
             answer = self.cloud.iot.create_ota_update(**request)
         job_id = answer.get("awsIotJobId") or self._created()
@@ -210,6 +249,12 @@ class Deploy:
             s3.upload_file(str(deployment.image), deployment.bucket, key)
         size = deployment.image.stat().st_size
         self.show({"event": "Uploaded", "bucket": deployment.bucket, "key": key, "size": size})
+
+    def upload_patch(self, patch: OfferedPatch) -> None:
+        """Put a patch beside the file; raises LocalOtaError."""
+        with told(f"upload a patch to s3://{self.deployment.bucket}/{patch.key}"):
+            self.cloud.s3.upload_fileobj(BytesIO(patch.content), self.deployment.bucket, patch.key)
+        self.show({"event": "Uploaded", "bucket": self.deployment.bucket, "key": patch.key, "size": len(patch.content)})
 
     def _created(self, pause: float = 1.0) -> str:
         """Wait until AWS has made stream and job; raises LocalOtaError when it could not."""
@@ -390,6 +435,7 @@ def add_deploy_commands(
     line.add_argument("--group", action="append", default=[], metavar="NAME", help="a group of devices; again for more")
     line.add_argument("--key", type=Path, metavar="FILE", help="PEM: the private key that signs the file ($COREOTA_KEY_PASSWORD opens it)")
     line.add_argument("--profile", default="", metavar="NAME", help="let the provider sign, by this signing profile")
+    line.add_argument("--from", type=Path, action="append", default=[], metavar="OLD", dest="olds", help="an image that devices run: offer a patch against it beside the image; again for more")
     line.add_argument("--id", default="", metavar="ID", help="of the update (the file's name and the time)")
     line.add_argument("--certificate", default=CERTIFICATE, metavar="NAME", help="under which devices have the certificate (%(default)s)")
     line.add_argument("--file-name", default=FILE_NAME, metavar="NAME", help="what devices take the file for (%(default)s)")
@@ -437,7 +483,7 @@ def deployment_of(
     return Deployment(
         arguments.image, key, arguments.thing, arguments.group, arguments.id or new_update_id(arguments.image, now), arguments.profile,
         arguments.certificate, arguments.file_name, arguments.protocol or ("MQTT",), arguments.bucket or "firmware", arguments.role_arn,
-        arguments.rate, arguments.abort, arguments.abort_after, arguments.minutes,
+        arguments.rate, arguments.abort, arguments.abort_after, arguments.minutes, arguments.olds,
     )
 
 

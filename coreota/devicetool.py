@@ -208,7 +208,7 @@ def plain(value: object) -> Any:
     """A value as JSON knows them."""
     if isinstance(value, OtaFile):
         return {"path": value.path, "size": value.size, "file_id": value.file_id}
-    if isinstance(value, Enum | Version):
+    if isinstance(value, Enum | Version | Exception):
         return str(value)
     if is_dataclass(value):
         return {item.name: plain(getattr(value, item.name)) for item in fields(value)}

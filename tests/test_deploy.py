@@ -12,7 +12,10 @@ from desk import Desk
 
 from coreota.cli import main
 from coreota.deploytool import Cloud, Deploy, Deployment, Watch
-from coreota.sim.lab import lab_key
+from coreota.devicetool import record_of
+from coreota.errors import RemoteOtaError
+from coreota.sim.lab import firmware, lab_key, next_build
+from coreota.states import PatchGivenUp
 
 SLOW = "block_size = 512\nblocks_per_request = 2\nstatus_every = 8\nstatus_interval = 0.0"
 
@@ -49,6 +52,28 @@ def test_three_terminals(desk: Desk) -> None:
     done = {"event": "Done", "job": "AFR_OTA-u1", "status": "COMPLETED", "things": {"SUCCEEDED": 1}, "ok": True}
     assert records[-1] == done
     assert desk.runs() == ("2.0.0", True)
+
+
+@pytest.mark.parametrize("way", [("--key", "job.key"), ("--profile", "release", "--protocol", "HTTP")])
+def test_patches_beside_the_image(desk: Desk, way: tuple[str, ...]) -> None:
+    """Against two old images, of which one is what the device runs: a few blocks are all that it fetches."""
+    for number in (7, 8):
+        old = (desk.folder / "v1.bin").read_bytes()
+        (desk.folder / f"v{number}.bin").write_bytes(firmware(f"{number}.0.0", 0, next_build(old, str(number))))
+    thing, update = f"torch-{len(way)}", f"patched-{len(way)}"
+    words = desk.deploy_words(
+        *way, "--thing", thing, "--id", update, "--from", "v7.bin", "--from", "v1.bin", image="v8.bin"
+    )
+    with desk.device(thing, "block_size = 256") as device:
+        status, records, errors = desk.run(*words)
+        assert (status, errors) == (0, "")
+    uploads = [record["size"] for record in records if record["event"] == "Uploaded"]
+    assert len(uploads) == 3
+    assert max(uploads[1:]) < 1500 < uploads[0]
+    assert device.stdout is not None
+    assert desk.runs(thing) == ("8.0.0", True)
+    progress = [r for r in records if r["event"] == "Thing" and "receive" in r["details"]]
+    assert all(int(r["details"]["receive"].partition("/")[2]) < 7 for r in progress)
 
 
 def test_a_group_a_profile_and_http(desk: Desk) -> None:
@@ -259,3 +284,9 @@ def test_interrupted(tmp_path: Path) -> None:
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
     assert out.splitlines()[-1].endswith("Stopped:") or out.splitlines()[-1].endswith("Stopped")
+
+
+def test_a_patch_that_is_given_up_is_logged() -> None:
+    record = record_of(PatchGivenUp("j", RemoteOtaError("the patch is damaged", reason="patch-damaged", advice="a")))
+    assert json.loads(json.dumps(record))["event"] == "PatchGivenUp"
+    assert "patch is damaged" in json.dumps(record)
