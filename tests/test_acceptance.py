@@ -1,6 +1,7 @@
 """AWS's own end-to-end suite and Uptane's attacks, a test for each name, over the in-memory broker on virtual time."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -12,15 +13,37 @@ from coreota.flash import NorFlash
 from coreota.image import Hardware, Version, make_image
 from coreota.provider.ota import UpdateFile, ota_document
 from coreota.provider.streams import BytesContent
-from coreota.sim.lab import Lab, firmware, install, lab_key, update_file
+from coreota.sim.lab import Lab as Laboratory
+from coreota.sim.lab import firmware, install, lab_key, noise, update_file
 from coreota.sim.link import LossyLink
 from coreota.sim.web import LocalWeb
-from coreota.states import JobFinished, State, StateChanged, Trigger
+from coreota.states import JobFinished, State, StateChanged, Trigger, UpdateStarted
 from coreota.store import FlashStore
 from coreota.topics import Message, Outgoing
 from coreota.transport import PerfectLink
 
 Told = tuple[str, str]  # A job's last status, and its reason
+
+
+class Lab(Laboratory):
+    """A laboratory whose updates come the way that is tried: over MQTT, over HTTP, or as a patch."""
+
+    way = "MQTT"
+
+    def __init__(self, **options: Any) -> None:
+        if self.way == "HTTP":
+            options.setdefault("web", LocalWeb(delay=0.1))
+        if self.way == "patch":
+            options = {"patches": True, "config": OtaConfig(block_size=256, blocks_per_request=4), **options}
+        super().__init__(**options)
+
+    def offer(self, version: str, **options: Any) -> str:
+        if self.way == "HTTP" and self.web is not None:
+            options.setdefault("protocols", ("HTTP",))
+        if self.way == "patch" and self.patches and "image" not in options:  # enough changes for some dozen blocks
+            payload = noise(min(8000, self.image_size), version) + self.running_image()[8032 : 32 + self.image_size]
+            options["image"] = firmware(version, 0, payload, hardware=self.hardware)
+        return super().offer(version, **options)
 
 
 def slow() -> LossyLink:
@@ -54,6 +77,8 @@ def refused(lab: Lab, job_id: str, reason: str) -> None:
     assert (status, text[: len(reason)]) == ("FAILED", reason)
     assert (*runs(lab), lab.device.boots) == ("1.0.0", True, 1)
     assert lab.device.orchestrator.pool.in_use == 0
+    if lab.web is not None:
+        lab.web.lifetime = 3600.0  # whatever was wrong with its addresses
     updated(lab, "9.0.0")  # and it does no harm to the next one
 
 
@@ -104,7 +129,7 @@ def back_to_back_switch_protocol() -> None:
 def presigned_url_expired() -> None:
     """The address is too old when the device is back: it asks the job for a fresh one, and goes on."""
     web = LocalWeb(delay=0.1, lifetime=600.0)
-    lab = Lab(image_size=60_000, web=web, config=OtaConfig(blocks_per_request=4))
+    lab = Lab(image_size=60_000, web=web, config=OtaConfig(block_size=512, blocks_per_request=4))
     job_id = lab.offer("2.0.0", protocols=("HTTP",))
     lab.run(until=lambda: lab.received >= 8)
     lab.device.orchestrator.suspend(lab.clock.now())
@@ -114,7 +139,8 @@ def presigned_url_expired() -> None:
     lab.run()
     assert update is not None
     assert last(lab, job_id) == ("SUCCEEDED", "accepted v2.0.0")
-    assert sum(type(event).__name__ == "Progress" for event in lab.device.events) == 15
+    total = next(event.missing for event in lab.device.events if isinstance(event, UpdateStarted))
+    assert sum(type(event).__name__ == "Progress" for event in lab.device.events) == total
     web = LocalWeb(lifetime=0.0)  # every address is too old at once: asked again once, then the job has failed
     lab = Lab(web=web)
     refused(lab, lab.offer("2.0.0", protocols=("HTTP",)), "rejected: url-expired: the server answered status 403")
@@ -129,7 +155,9 @@ def disconnect_resume() -> None:
     lab.restore_link()
     lab.run()
     assert last(lab, job_id) == ("SUCCEEDED", "accepted v2.0.0")
-    assert sum(type(event).__name__ == "Progress" for event in lab.device.events) == 25  # no block came twice
+    total = next(event.missing for event in lab.device.events if isinstance(event, UpdateStarted))
+    assert sum(type(event).__name__ == "Progress" for event in lab.device.events) == total  # no block came twice
+    assert total == {"patch": 33}.get(lab.way, 25)
 
 
 def disconnect_cancel_update() -> None:
@@ -249,10 +277,11 @@ def rollback_if_unable_to_connect() -> None:
     job_id = lab.offer("2.0.0")
     lab.run(until=lambda: lab.device.boots == 2)
     assert runs(lab) == ("2.0.0", False)
+    booted = lab.clock.now()
     lab.cut_link()
     lab.device.reset_link = lambda: None
     lab.run(until=lambda: lab.device.boots == 3)
-    assert (lab.clock.now(), *runs(lab)) == (OtaConfig().self_test_timeout, "1.0.0", True)
+    assert (lab.clock.now(), *runs(lab)) == (booted + OtaConfig().self_test_timeout, "1.0.0", True)
     lab.restore_link()
     lab.run()
     assert last(lab, job_id) == ("FAILED", "rejected: image-state-mismatch: 1.0.0 runs")
@@ -285,8 +314,10 @@ SCENARIOS: dict[str, Callable[[], None]] = {
 }
 
 
+@pytest.mark.parametrize("way", ["MQTT", "HTTP", "patch"])
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
-def test_acceptance(scenario: Callable[[], None]) -> None:
+def test_acceptance(scenario: Callable[[], None], way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "way", way)
     scenario()
 
 
