@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .benchtool import add_bench_command
 from .certstool import add_certs_command
 from .deploytool import add_deploy_commands
 from .devicetool import add_device_command
@@ -136,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     add_patch_command(commands)
     add_sweep_command(commands)
     add_certs_command(commands)
+    add_bench_command(commands)
     return top
 
 # %% ../nbs/18_cli.ipynb #7ea1f489
