@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from coreota.benchtool import BENCHES, decode_rows, memory_rows, tables
+from coreota.benchtool import BENCHES, decode_rows, tables
 from coreota.brokerbench import Load, broker_rows, race_row, stall_rows
 from coreota.cli import main
+from coreota.devicebench import PARTS, memory_rows, profile_rows
 from coreota.errors import LocalOtaError
 from coreota.mosquitto import Address, find_mosquitto, mosquitto
 
