@@ -9,7 +9,7 @@ import pytest
 from coreota.benchtool import BENCHES, decode_rows, tables
 from coreota.brokerbench import Load, broker_rows, race_row, stall_rows
 from coreota.cli import main
-from coreota.devicebench import PARTS, memory_rows, profile_rows
+from coreota.devicebench import memory_rows, profile_rows
 from coreota.errors import LocalOtaError
 from coreota.mosquitto import Address, find_mosquitto, mosquitto
 
@@ -36,6 +36,14 @@ def test_memory() -> None:
     assert [row["image_size"] for row in rows] == [8192, 262_144]
     assert all(row["pool"] < row["peak"] < 1_000_000 < row["process"] for row in rows)
     assert rows[0]["ratio"] == 1.0
+
+
+def test_profile() -> None:
+    """Every part of the device has its share, and together they are the whole."""
+    rows = profile_rows(quick=True, block_sizes=(16_384,))
+    assert {"decode", "schedule", "flash", "digest"} < {row["part"] for row in rows}
+    assert abs(sum(row["ratio"] for row in rows) - 1) < 0.01
+    assert all(row["us"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("tls", [False, True])
