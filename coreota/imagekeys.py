@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Protocol, TypeAlias, Union, runtime_checkable
 
 # %% auto #0
-__all__ = ['ImagePrivateKey', 'ImagePublicKey', 'ECDSA_TLV', 'ED25519_TLV', 'RSA2048_TLV', 'RSA3072_TLV', 'signature_tlv',
-           'key_hash', 'sign_digest', 'without_padding', 'good_signature', 'public_key_of']
+__all__ = ['ImagePrivateKey', 'ImagePublicKey', 'ECDSA_TLV', 'ED25519_TLV', 'RSA2048_TLV', 'RSA3072_TLV', 'HeldPublicKey',
+           'HeldPrivateKey', 'signature_tlv', 'key_hash', 'sign_digest', 'without_padding', 'good_signature',
+           'public_key_of']
 
 # %% ../nbs/09c_imagekeys.ipynb #07cf687d
 from .errors import LocalOtaError
@@ -27,9 +28,33 @@ else:
     ec, ed25519, padding, rsa, utils = (
         lazy_module(f"cryptography.hazmat.primitives.asymmetric.{name}") for name in ("ec", "ed25519", "padding", "rsa", "utils"))
 
+# %% ../nbs/09c_imagekeys.ipynb #ea8d82e6
+@runtime_checkable
+class HeldPublicKey(Protocol):
+    """A public key that something else checks signatures with."""
+
+    tlv: int  # The type of the TLV that its signatures stand in
+
+    def key_hash(self) -> bytes:
+        """SHA-256 of the key in DER."""
+
+    def good_signature(self, digest: bytes, signature: bytes) -> bool:
+        """Did its owner sign this digest? No exceptions: whatever is wrong, the answer is no."""
+
+# %% ../nbs/09c_imagekeys.ipynb #9d2a3efa
+@runtime_checkable
+class HeldPrivateKey(Protocol):
+    """A private key that something else signs with."""
+
+    def public_key(self) -> HeldPublicKey:
+        """Its other half."""
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """A signature as it will stand in the TLV."""
+
 # %% ../nbs/09c_imagekeys.ipynb #fe19c2bd
-ImagePrivateKey: TypeAlias = Union["ec.EllipticCurvePrivateKey", "ed25519.Ed25519PrivateKey", "rsa.RSAPrivateKey"]
-ImagePublicKey: TypeAlias = Union["ec.EllipticCurvePublicKey", "ed25519.Ed25519PublicKey", "rsa.RSAPublicKey"]
+ImagePrivateKey: TypeAlias = Union["ec.EllipticCurvePrivateKey", "ed25519.Ed25519PrivateKey", "rsa.RSAPrivateKey", HeldPrivateKey]
+ImagePublicKey: TypeAlias = Union["ec.EllipticCurvePublicKey", "ed25519.Ed25519PublicKey", "rsa.RSAPublicKey", HeldPublicKey]
 ECDSA_TLV, ED25519_TLV, RSA2048_TLV, RSA3072_TLV = 0x22, 0x24, 0x20, 0x23  # MCUboot's image.h
 
 # %% ../nbs/09c_imagekeys.ipynb #f922c6ab
@@ -37,6 +62,8 @@ def signature_tlv(
     key: ImagePublicKey,
 ) -> int:  # The type of the TLV that its signatures stand in
     """What kind of signature a key makes; LocalOtaError for a key that is none of P-256, Ed25519, RSA of 2048 or 3072 bits."""
+    if isinstance(key, HeldPublicKey):
+        return key.tlv
     if isinstance(key, ed25519.Ed25519PublicKey):
         return ED25519_TLV
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -51,6 +78,8 @@ def key_hash(
     key: ImagePublicKey,
 ) -> bytes:  # 32 bytes
     """SHA-256 of the key in DER: PKCS 1 for RSA, else SubjectPublicKeyInfo (imgtool: get_public_bytes)."""
+    if isinstance(key, HeldPublicKey):
+        return key.key_hash()
     form = serialization.PublicFormat.PKCS1 if isinstance(key, rsa.RSAPublicKey) else serialization.PublicFormat.SubjectPublicKeyInfo
     return sha256(key.public_bytes(serialization.Encoding.DER, form)).digest()
 
@@ -65,6 +94,8 @@ def sign_digest(
 ) -> bytes:
     """A signature as imgtool makes it; LocalOtaError for a key that images can't be signed with."""
     signature_tlv(key.public_key())
+    if isinstance(key, HeldPrivateKey):
+        return key.sign_digest(digest)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256()), deterministic_signing=True))
     if isinstance(key, rsa.RSAPrivateKey):
@@ -86,6 +117,8 @@ def good_signature(
     signature: bytes,  # As it stands in the TLV
 ) -> bool:
     """Did the owner of this key sign this digest? Whatever is wrong, the answer is no."""
+    if isinstance(key, HeldPublicKey):
+        return key.good_signature(digest, signature)
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
             if len(signature) > 128:  # MCUboot's buffer

@@ -14,6 +14,7 @@ from coreota.bootloader import McubootBootloader
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.image import Version, make_image, parse_image, validate_image
 from coreota.imagekeys import (
+    HeldPrivateKey,
     ImagePrivateKey,
     ImagePublicKey,
     good_signature,
@@ -50,6 +51,7 @@ def imgtool(*arguments: str) -> int:
 @pytest.fixture
 def key_file(tmp_path: Path, key: ImagePrivateKey) -> str:
     """The key as imgtool takes it."""
+    assert not isinstance(key, HeldPrivateKey)
     path = tmp_path / "key.pem"
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return str(path)
@@ -138,6 +140,7 @@ def test_hashes_name_keys() -> None:
 
 @each_key
 def test_a_public_key_comes_as_pem_and_a_private_one_is_refused(key: ImagePrivateKey) -> None:
+    assert not isinstance(key, HeldPrivateKey)
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     assert key_hash(public_key_of(pem, "key.pem")) == key_hash(key.public_key())
     with pytest.raises(LocalOtaError, match=r"root\.pem holds no public key") as error:

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from browsers import missing, running_chromium
+from browsers import running_chromium
 from playwright.sync_api import Browser, BrowserContext, Page
+from programs import missing
 
 import coreota
 
