@@ -27,7 +27,7 @@ PARTS = {
     "Provide": r"(14|15)",
     "Measure, break and run": r"(1[6-9]|20)",
     "How to": r"howto/",
-    "Look up": r"(9\d|api/index|solutions/index)",
+    "Look up": r"(9\d|api/|solutions/)",
 }
 SOLUTIONS = "# Solutions\n\nOne for each chapter that has exercises; the tests run them all.\n\n{pages}\n"
 
@@ -128,7 +128,7 @@ def read(app: Any, docname: str, source: list[str]) -> None:
     notebook = page(docname, source[0])
     if docname == "index":  # the landing page holds the table of contents
         landing = nbformat.v4.new_markdown_cell(landing_page())
-        nested = re.compile(r"(solutions|api)/(?!index)")
+        nested = re.compile(r"(solutions|api)/(?!index|reasons)")
         notebook.cells = [
             landing,
             *notebook.cells[1:],

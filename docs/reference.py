@@ -12,6 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
+import reasons
+
 import coreota
 
 PACKAGE = Path(coreota.__file__).parent
@@ -156,7 +158,7 @@ def index_page(found: list[Symbol], names: list[str]) -> str:
         "# Reference\n",
         f"Every public symbol of the package: {len(found)} in {len(names)} modules. "
         "Type a part of a name, or take a letter; "
-        "{ref}`the general index <genindex>` has the methods and attributes as well.\n",
+        "{ref}`the general index <genindex>` has the methods and attributes as well, [every reason](reasons.md) what errors say.\n",
         '```{raw} html\n<p class="symbol-filter"><label>Find <input id="symbol-filter" type="search" '
         'autocomplete="off" placeholder="FileDownloader"></label> '
         '<span id="symbol-count" role="status"></span></p>\n```\n',
@@ -178,4 +180,8 @@ def pages() -> dict[str, str]:
     all_modules = list(modules())
     found = [symbol for module in all_modules for symbol in symbols(module)]
     made = {f"api/{module.__name__}.md": module_page(module, found) for module in all_modules}
-    return {"api/index.md": index_page(found, [module.__name__ for module in all_modules]), **made}
+    return {
+        "api/reasons.md": reasons.page(),
+        "api/index.md": index_page(found, [module.__name__ for module in all_modules]),
+        **made,
+    }

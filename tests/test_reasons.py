@@ -1,0 +1,47 @@
+"""Every reason is explained: by the advice that comes with it, or on the page about failed updates."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("coreota_reasons", ROOT / "docs/reasons.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+REASONS = load().reasons()
+NAMES = {reason.name for reason in REASONS}
+
+
+def explained() -> set[str]:
+    """The first column of the page's tables."""
+    cells = json.loads((ROOT / "nbs/howto/failed_update.ipynb").read_text("utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    rows = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_reasons_are_found() -> None:
+    """In every form in which the package gives one."""
+    assert {"signature-mismatch", "stream-silent", "job-unknown", "http-no-ranges", "certificate-untrusted"} <= NAMES
+    assert {"self-test", "same-version", "image-state-mismatch", "thing-name-invalid", "policy-error"} <= NAMES
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in NAMES), NAMES
+
+
+def test_every_reason_comes_with_advice_or_an_explanation() -> None:
+    advised = {reason.name for reason in REASONS if reason.advice}
+    assert sorted(NAMES - advised - explained()) == []
+
+
+def test_the_page_explains_no_reason_that_is_never_given() -> None:
+    assert sorted(explained() - NAMES) == []
