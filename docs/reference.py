@@ -158,7 +158,8 @@ def index_page(found: list[Symbol], names: list[str]) -> str:
         "# Reference\n",
         f"Every public symbol of the package: {len(found)} in {len(names)} modules. "
         "Type a part of a name, or take a letter; "
-        "{ref}`the general index <genindex>` has the methods and attributes as well, [every reason](reasons.md) what errors say.\n",
+        "{ref}`the general index <genindex>` has the methods and attributes as well, "
+        "[every reason](reasons.md) what errors say.\n",
         '```{raw} html\n<p class="symbol-filter"><label>Find <input id="symbol-filter" type="search" '
         'autocomplete="off" placeholder="FileDownloader"></label> '
         '<span id="symbol-count" role="status"></span></p>\n```\n',

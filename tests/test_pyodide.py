@@ -79,9 +79,9 @@ def test_the_core_imports_without_what_it_does_not_use() -> None:
     """With none of the libraries for signatures, MQTT and HTTP, all but the adapters is there."""
     device = (
         "topics jobmessages jobevents jobs parser blocks codec downloader http signing imagekeys flash image trailer "
-        "swap boot bootloader flashmap store journal transport config states policy update reports trial orchestrator device"
+        "swap boot bootloader flashmap store journal transport config states policy update reports trial"
     )
-    rest = "provider.jobs provider.streams provider.ota sim.link sim.web sim.lab viz check"
+    rest = "orchestrator device provider.jobs provider.streams provider.ota sim.link sim.web sim.lab viz check"
     source = f"""
 import sys, importlib
 for name in ("cryptography", "httpx", "paho", "amqtt", "matplotlib", "rich", "sqlalchemy", "starlette", "botocore"):
