@@ -14,7 +14,7 @@ from coreota.bootloader import McubootBootloader
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.flash import NorFlash
 from coreota.image import Dependency, Hardware, Tlv, Version, dependencies_of, make_image, parse_image, validate_image
-from coreota.imagekeys import ImagePrivateKey, key_hash, signature_tlv
+from coreota.imagekeys import HeldPrivateKey, ImagePrivateKey, key_hash, signature_tlv
 from coreota.trailer import SwapType, TrailerLayout, padded_image
 
 KEYS: dict[str, ImagePrivateKey] = {
@@ -61,6 +61,7 @@ class Imgtool:
 
     def __init__(self, folder: Path, key: ImagePrivateKey) -> None:
         self.key, self.source, self.target = folder / "key.pem", folder / "payload.bin", folder / "image.bin"
+        assert not isinstance(key, HeldPrivateKey)
         self.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         self.source.write_bytes(PAYLOAD)
 
