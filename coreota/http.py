@@ -45,6 +45,10 @@ def judge_reply(
     size: int,  # Bytes of the whole file, as the job says
 ) -> str:  # "": the body is the range that was asked for; LATER, EXPIRED, or the reason of a final failure
     """What an answer means: its status, its Content-Range, its length."""
+    if reply.status in (200, 206) and reply.headers.get("content-encoding", "identity") != "identity":
+        return "http-encoding"
+    if reply.status == 200 and (reply.fetch.first, reply.fetch.last + 1) == (0, size) == (0, len(reply.body)):
+        return ""
     verdict = judge_status(reply.status)
     if verdict:
         return EXPIRED if verdict == REFUSED and _TOO_OLD.search(reply.body) else verdict
@@ -69,6 +73,7 @@ _ADVICE: Mapping[str, str] = {
     EXPIRED: "let the provider sign a fresh address",
     REFUSED: "may this address be read, and does its signature fit?",
     "http-not-implemented": "give the device a transport that fetches, and the file a server that serves ranges",
+    "http-encoding": "the range is of packed bytes; let the server send the file as it is",
     "http-no-ranges": "serve the file from a server that knows the Range header, such as S3",
     "http-redirect": "put the address where the file is into the job",
     "http-range": "is the file on the server the one that the job describes?",

@@ -95,6 +95,8 @@ FINAL = {
         "http-range",
     ),
     "no range": (lambda f: replace(good(f), headers={}), "http-range"),
+    "packed": (lambda f: replace(good(f), headers={**good(f).headers, "content-encoding": "gzip"}), "http-encoding"),
+    "whole and packed": (lambda f: Fetched(f, 200, {"content-encoding": "br"}, IMAGE[:4097]), "http-encoding"),
     "teapot": (lambda f: Fetched(f, 418), "http-status"),
 }
 
@@ -154,6 +156,23 @@ def test_any_answer(status: int, header: str, body: bytes, first: int, length: i
     if loader.received:
         assert judge_reply(reply, len(IMAGE)) == ""
         assert (first % 256, len(body)) == (0, 256)
+
+
+@pytest.mark.parametrize("length", [4096, 4095, 4097])
+def test_a_server_without_ranges(length: int) -> None:
+    """It will do for a file of one block; of any other length than the job says, it is none."""
+    loader = HttpDownloader(file(4096), MemoryPool(4096, 1))
+    loader.start(0.0)
+    fetch = loader.messages_to_send(0.0)[0]
+    assert isinstance(fetch, Fetch)
+    loader.fetched(Fetched(fetch, 200, {}, IMAGE[:length]), 0.0)
+    event = loader.next_event()
+    if length == 4096:
+        assert isinstance(event, BlockReceived)
+        assert bytes(event.block.data) == IMAGE[:4096]
+    else:
+        assert isinstance(event, DownloadFailed)
+        assert event.error.reason == "http-no-ranges"
 
 
 def test_an_address_there_must_be() -> None:
@@ -283,14 +302,16 @@ def test_a_reset_in_the_middle() -> None:
 
 
 def test_http_fails_and_mqtt_goes_on() -> None:
-    """Preferred HTTP dies after five ranges; MQTT brings the rest, and only the rest."""
-    web = LocalWeb(accident=lambda number, reply: reply if number < 5 else Fetched(reply.fetch, 404))
-    config = OtaConfig(protocols=("HTTP", "MQTT"), blocks_per_request=4)
+    """Preferred HTTP dies after one range; MQTT brings the rest, and only the rest."""
+    web = LocalWeb(accident=lambda number, reply: reply if number < 1 else Fetched(reply.fetch, 404))
+    config = OtaConfig(protocols=("HTTP", "MQTT"), blocks_per_request=4, pool_blocks=8)
     lab = Lab(image_size=60_000, web=web, config=config)
     job_id = lab.offer("2.0.0", protocols=("MQTT", "HTTP"))
     lab.run()
     assert last(lab, job_id)[0] == "SUCCEEDED"
-    assert [event.missing for event in lab.device.events if isinstance(event, UpdateStarted)] == [15, 10]
+    first, second = (event.missing for event in lab.device.events if isinstance(event, UpdateStarted))
+    assert (first, second) == (15, 15 - web.served // 4096)
+    assert 0 < second < first
 
 
 def test_no_web_at_all() -> None:
