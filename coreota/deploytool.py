@@ -44,6 +44,7 @@ class Cloud:
     def __init__(
         self,
         api: str | None,  # URL of a provider's API; None: AWS, as the environment says
+        s3: str | None = None,  # URL of the S3 where that provider has its firmware; None: the provider itself
     ) -> None:
         try:
             import boto3
@@ -55,7 +56,8 @@ class Cloud:
         config = None if self.aws else Config(retries={"total_max_attempts": 2}, connect_timeout=5)
         with told("connect"):
             self.iot: Any = session.client("iot", endpoint_url=api, config=config)
-            self.s3: Any = session.client("s3", endpoint_url=api, config=config)
+            place = session if s3 is None else boto3.session.Session()
+            self.s3: Any = place.client("s3", endpoint_url=s3 or api, config=config)
 
 # %% ../nbs/17f_deploytool.ipynb #82160244
 @contextmanager
@@ -441,6 +443,7 @@ def add_deploy_commands(
     line.add_argument("--file-name", default=FILE_NAME, metavar="NAME", help="what devices take the file for (%(default)s)")
     line.add_argument("--protocol", action="append", choices=("MQTT", "HTTP"), help="how devices may fetch it; again for both (MQTT)")
     line.add_argument("--bucket", default="", metavar="NAME", help="for the file (firmware; with --aws it must be given)")
+    line.add_argument("--s3-endpoint", metavar="URL", help="where the provider has its firmware, with the credentials of the environment (the provider itself)")
     line.add_argument("--role-arn", default="", metavar="ARN", help="with --aws: the role in which AWS IoT reads the bucket")
     line.add_argument("--rate", type=int, metavar="N", help="things per minute at most")
     line.add_argument("--abort", type=float, metavar="PERCENT", help="stop the rollout when so many have failed")
@@ -499,7 +502,7 @@ def run_deploy(
 ) -> int:  # The exit status
     """Deploy, and watch."""
     deployment, show = deployment_of(arguments, datetime.now(UTC)), shower(arguments.json)
-    cloud = Cloud(None if arguments.aws else arguments.api)
+    cloud = Cloud(None if arguments.aws else arguments.api, arguments.s3_endpoint)
     job_id = Deploy(cloud, deployment, show).run()
     if arguments.no_wait:
         return 0

@@ -259,22 +259,21 @@ class ControlApi:
         others: Mapping[str, Any] | None = None,  # By service: ASGI applications for requests that are signed for it
     ) -> Any:
         """An ASGI application."""
-        from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
-        from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
         from starlette.requests import ClientDisconnect, Request
         from starlette.responses import JSONResponse
-        from starlette.routing import Mount
 
         async def serve(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "http":  # no WebSockets here
+                return
             request = Request(scope, receive)
             authorization = request.headers.get("authorization", "")
             scopes = _SCOPE.match(authorization)
-            if scopes is not None and scopes[1] in (others or {}):
-                await (others or {})[scopes[1]](scope, receive, send)
-                return
             try:
+                if scopes is not None and scopes[1] in (others or {}):
+                    await (others or {})[scopes[1]](scope, receive, send)
+                    return
                 body = await read_body(request.stream())
                 path = scope["raw_path"].decode("latin-1").partition("?")[0]
                 answer = await run_in_threadpool(self.answer, request.method, path, request.url.query, authorization, body)
@@ -287,7 +286,7 @@ class ControlApi:
                 headers["connection"] = "close"  # the rest of the body was not read
             await JSONResponse(dict(answer.body), answer.status, headers)(scope, receive, send)
 
-        return Starlette(routes=[Mount("/", serve)], middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))])
+        return TrustedHostMiddleware(serve, allowed_hosts=list(hosts))
 
 # %% ../../nbs/15l_provider_api.ipynb #dd8d18cb
 MAX_BODY = 1_048_576  # Bytes; the longest that the service allows is a job document of 32 KiB

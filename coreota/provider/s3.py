@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['S3Operation', 's3_operations', 'S3Request', 'operation_named', 's3_request', 'xml_of', 'S3Answer', 'xml_answer',
-           'parts_named', 'keys_of', 'listing', 'etag_of', 'S3Reads', 'receive_body', 'S3App', 'refused']
+           'parts_named', 'keys_of', 'listing', 'etag_of', 'S3Reads', 'receive_body', 'S3App', 'S3Elsewhere', 'refused']
 
 # %% ../../nbs/15n_provider_s3.ipynb #88f7f49a
 import base64
@@ -439,6 +439,16 @@ class S3App(S3Reads):
 
 def _sent(answer: Answer) -> Iterator[bytes]:
     yield from answer.pieces()
+
+
+class S3Elsewhere:
+    """Stands where a small S3 would be, when the firmware lies in another one."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import Response
+
+        answer = refused(S3Error("NotImplemented", "this provider takes its firmware from another S3: upload it there"))
+        await Response(answer.body, answer.status, {**answer.headers, "connection": "close"})(scope, receive, send)
 
 
 def refused(

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from ..errors import LocalOtaError
 from ..mqtt import PahoTransport, WallClock, tls_context
-from .account import Endpoints, Signer, StoredProfiles, Tags
+from .account import CallerIdentity, Endpoints, Signer, StoredProfiles, Tags
 from .api import ApiServer, ControlApi
 from .artifacts import Artifacts, FolderArtifacts, S3Artifacts, StoredStreams
 from .books import Books, Store
@@ -33,7 +33,7 @@ from .ota import UpdateProvider
 from .outbox import DurableJobs
 from .presign import Presigner
 from .registry import Registry, T
-from .s3 import S3App
+from .s3 import S3App, S3Elsewhere
 from .sqlstore import SqlStore
 from .streams import Content
 from .updates import AddressFiller, SignerProfile, StreamsControl, UpdatesControl
@@ -310,7 +310,8 @@ class ProviderServer:
         addresses = {"iot:Data-ATS": f"{self.mqtt[0]}:{self.mqtt[1]}"}
         parts = provider_parts(self.provider.jobs, self.artifacts, self.options.profiles, web, addresses)
         hosts = dict.fromkeys(["127.0.0.1", "localhost", "*.localhost", self.options.api_host])
-        others = {"s3": S3App(self.artifacts)} if isinstance(self.artifacts, FolderArtifacts) else {}
+        s3 = S3App(self.artifacts) if isinstance(self.artifacts, FolderArtifacts) else S3Elsewhere()
+        others = {"s3": s3, "sts": CallerIdentity()}
         app: Any = ControlApi(parts, WallClock()).app(list(hosts), others)
         server = ApiServer(app, self.options.api_host, self.options.api_port)
         addresses["iot:Jobs"] = server.url.removeprefix("http://")
