@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tomllib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -33,7 +33,7 @@ from .errors import LocalOtaError
 from .flash import FlashArea, erased, padded
 from .flashfile import FileFlash
 from .httptransport import HttpTransport
-from .image import Hardware, Version
+from .image import Hardware, Version, validate_image
 from .imagekeys import ImagePublicKey, public_key_of
 from .journal import Journal, journal_size
 from .mqtt import AWS_ALPN, PahoTransport, SystemClock, tls_context
@@ -140,10 +140,16 @@ class GatewayFlash:
         self.config = BootConfig(primary=(0, slot), secondary=(slot, slot), max_img_sectors=max(128, slot // 4096))
         self.journal = FlashArea(self.flash, 2 * slot, JOURNAL)
 
-    def install(self, image: bytes) -> None:
-        """Put a first image into the primary slot; LocalOtaError where there is one already."""
+    def install(
+        self,
+        image: bytes,
+        keys: Sequence[ImagePublicKey] = (),  # One of them must have signed it; none: whoever boots it will look
+    ) -> None:
+        """Put a first image into the primary slot; LocalOtaError where there is one already, RemoteOtaError where it would not boot."""
         if self.flash.read(0, 4096) != erased(4096):
             raise LocalOtaError("the flash holds an image already", reason="flash-not-empty", advice="leave --install out, or remove the file")
+        if keys:
+            validate_image(lambda offset, length: image[offset : offset + length], self.config.primary[1], self.config.max_image_size, keys)
         self.flash.write(0, padded(image, 8))
 
     def close(self) -> None:
@@ -250,7 +256,7 @@ class DeviceProgram:
         verifier = job_verifier(options)
         with GatewayFlash(options.flash, options.flash_size) as flash:
             if options.install:
-                flash.install(read_file(options.install, "the first image"))
+                flash.install(read_file(options.install, "the first image"), [image_key(path) for path in options.image_keys])
             device = self._device(flash, self._bootloader(flash), verifier)
             transport = HttpTransport(self._transport())
             device.reset_link = transport.reset
