@@ -150,6 +150,7 @@ class SequentialApplier:
 
     def finish(self) -> None:
         """RemoteOtaError where the image is not complete, or not the one that the head names."""
+        self._program.close()  # which holds what the decoder took
         if not self._complete or self.info is None:
             raise damaged(f"it ends after {self.made} of {self.size} bytes")
         if self._digest.digest() != self.info.image_digest:
