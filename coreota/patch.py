@@ -184,7 +184,8 @@ class SequentialApplier:
             raise RemoteOtaError(f"the patch is for an image with the SHA-256 {wanted}…, and this one has {found}…",
                                  reason="patch-base", advice="take the patch for this base, or the whole image")
         if info.image_size != self.size:
-            raise RemoteOtaError(f"the patch makes {info.image_size} bytes, {self.size} are wanted", reason="patch-size")
+            raise RemoteOtaError(f"the patch makes {info.image_size} bytes, {self.size} are wanted", reason="patch-size",
+                                 advice="make it again, from the image that is offered")
         return info
 
     def _step(self, position: int) -> Generator[bytes | None, None, int]:
