@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from brokers import CONFIG, TlsBroker, free_port, make_tls_broker, running_mosquitto
 from databases import fresh_database, running_postgresql
+from hypothesis import settings
 
 from coreota.provider.books import MemoryStore, Store
 from coreota.provider.sqlstore import SqlStore
 
+settings.register_profile("patient", deadline=None)  # time decides no test
+settings.load_profile("patient")
 NUMBERS = count()
 
 

@@ -164,6 +164,9 @@ class Books(Protocol):
     def counts(self, job_id: str) -> Mapping[JobStatus, int]:
         """How many latest attempts have each status; those with none are left out."""
 
+    def unfinished(self, job_id: str) -> bool:
+        """Whether a target waits for the job, or has something left to do."""
+
     def keep_execution(self, execution: Execution) -> None:
         """Write it, new or changed, and a line of history."""
 
@@ -321,6 +324,10 @@ class MemoryBooks:
     def counts(self, job_id: str) -> Mapping[JobStatus, int]:
         """How many latest attempts have each status; those with none are left out."""
         return +self._counts.get(job_id, Counter())
+
+    def unfinished(self, job_id: str) -> bool:
+        """Whether a target waits for the job, or has something left to do."""
+        return bool(self.waiting(job_id)) or any(not status.terminal for status in self.counts(job_id))
 
     def keep_execution(self, execution: Execution) -> None:
         """Write it, new or changed, and a line of history."""

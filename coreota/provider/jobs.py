@@ -263,12 +263,16 @@ class JobsService:
             result = do(life)
             told = list(_notifications(life))
             self._note(books, told, now)
-            return result, told, life.events, books.next_due()
+            return result, told, life.events, None if self.store.shared else books.next_due()
 
         result, told, events, due = self.store.run(whole)
         self._events += events
-        self._due = min(now + 1, due or now + 1) if self.store.shared else due
+        self._due = self._next_look(now) if self.store.shared else due
         return result, told
+
+    def _next_look(self, now: float) -> float:
+        """Others write in the store too: look once a second, however much there is to do."""
+        return self._due if self._due is not None and now < self._due <= now + 1 else now + 1
 
     def _note(self, books: Books, told: "Sequence[Notification]", now: float) -> None:
         """The last act of a transaction, for those who have more to write down: what will be told once it is done."""

@@ -177,15 +177,14 @@ class Lifecycle:
         if not job.state.over and job.rules.again(execution.status, ends):
             number = execution.number + 1
             self._keep(Execution(job.job_id, execution.thing, JobStatus.QUEUED, {}, 1, self.now, None, self.now, number))
-        elif not job.state.over and job.rules.aborted(self.books.counts(job.job_id)):
+        elif not job.state.over and job.rules.aborts and job.rules.aborted(self.books.counts(job.job_id)):
             self.cancel(job.job_id, reason="ABORT_CRITERIA_MET", comment="too many executions failed")
         else:
             self._completed(job)
 
     def _completed(self, job: Job) -> Job:
         """The job is done when no target waits, and none has anything left to do."""
-        over = job.state is not JobState.IN_PROGRESS or job.continuous or self.books.waiting(job.job_id)
-        if over or any(not status.terminal for status in self.books.counts(job.job_id)):
+        if job.state is not JobState.IN_PROGRESS or job.continuous or self.books.unfinished(job.job_id):
             return job
         return self._keep_job(replace(job, state=JobState.COMPLETED, ended_at=self.now, due_at=None), job)
 

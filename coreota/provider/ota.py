@@ -22,6 +22,7 @@ from ..patchroom import SEQUENTIAL, patch_path
 from .jobs import JobsService
 from .lifecycle import LifecycleEvent
 from .books import Store
+from .requests import unbridged
 from .streams import BytesContent, Content, Stream, StreamsService
 from ..signing import PrivateKey, sign
 from ..topics import Message, Outgoing, check_job_id
@@ -212,6 +213,8 @@ class UpdateProvider:
 
     def receive(self, message: Message, now: float) -> None:
         """Take a message; never raises on what a peer sent."""
+        if (topic := unbridged(message.topic)) != message.topic:
+            message = Message(topic, message.payload)
         if message.topic.split("/")[3:4] == ["streams"]:
             self.streams.receive(message, now)
         else:
