@@ -7,6 +7,7 @@ __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'Svg', 'sequence_diagram', 'state
            'picture']
 
 # %% ../nbs/91_viz.ipynb #53f4da2d
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -275,12 +276,18 @@ def _cycle() -> object:
 def picture(
     figure: "Figure",  # From `plot`
     alt: str,  # What the picture shows, in a sentence that gives its message too
+    *,
+    compact: bool = False,  # True: letters stay letters, and coordinates get two decimals: half the bytes or less
 ) -> Svg:
     """The figure as an `Svg`, the same bytes whenever it is drawn."""
     from matplotlib import rc_context
 
     text = StringIO()
-    with rc_context({"svg.hashsalt": "coreota", "svg.fonttype": "path"}):
+    with rc_context({"svg.hashsalt": "coreota", "svg.fonttype": "none" if compact else "path"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     source = text.getvalue()
+    if compact:
+        source = re.sub(r"(\d\.\d\d)\d+", r"\1", source)
+        source = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"|(?<=font-family: )'DejaVu[^;]*, (?=sans-serif)", "", source)
+        source = re.sub(r"\s*\n\s*", " ", source).replace("> <", "><")
     return Svg(source[source.index("<svg") :], alt)
