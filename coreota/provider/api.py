@@ -190,7 +190,7 @@ def refusal_of(
 ) -> ApiAnswer:
     """An error as AWS says it; one that the operation does not have is an InvalidRequestException or a ValidationException."""
     known = {shape.name: shape.metadata["error"]["httpStatusCode"] for shape in operation.error_shapes} if operation else {}
-    status = {"UnauthorizedException": 401, "NotImplementedException": 501, "InternalFailureException": 500}
+    status = {"UnauthorizedException": 401, "NotImplementedException": 501, "InternalFailureException": 500, "ServiceUnavailableException": 503}
     usual = "ValidationException" if "ValidationException" in known else "InvalidRequestException"
     code = error.code if error.code in known or error.code in status else usual
     return ApiAnswer(known.get(code, status.get(code, 400)), {"message": error.message}, code)
