@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['COMPRESSIONS', 'Unpacker', 'Plain', 'Lzma', 'Heatshrink', 'unpacker_for', 'Compression']
 
-# %% ../nbs/11c_unpack.ipynb #21706c93
-import lzma
+# %% ../nbs/11c_unpack.ipynb #03590c56
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,7 +58,11 @@ class Lzma:
         self,
         memory: int,  # Bytes that the decoder may take
     ) -> None:
-        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=memory)
+        try:
+            import lzma
+        except ImportError as error:  # a Python that was built without it
+            raise RemoteOtaError("this device does not unpack LZMA", reason="patch-compression", advice="offer heatshrink") from error
+        self._decoder, self._refusal = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=memory), lzma.LZMAError
         self._data = b""
 
     @property
@@ -74,7 +77,7 @@ class Lzma:
             data, self._data = self._data, b""
             try:
                 piece = self._decoder.decompress(data, most)
-            except lzma.LZMAError as error:
+            except self._refusal as error:
                 raise _damaged(str(error)) from error
             except MemoryError as error:  # `memlimit` is only a promise of the library's
                 raise _damaged("no memory for it") from error
@@ -171,6 +174,8 @@ class Compression:
         if self.name == "none":
             return data
         if self.name == "lzma":
+            import lzma
+
             options = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": self.size}
             return lzma.compress(data, lzma.FORMAT_ALONE, filters=[options])
         return _heatshrink(data, self.size.bit_length() - 1)

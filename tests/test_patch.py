@@ -2,6 +2,7 @@
 
 import contextlib
 import lzma
+import sys
 import tracemalloc
 from collections import Counter
 from hashlib import sha256
@@ -192,6 +193,16 @@ def test_memory_does_not_grow_with_the_image() -> None:
         tracemalloc.stop()
         assert digest.digest() == sha256(image).digest()
     assert peaks[1] < 1.3 * peaks[0] < 1_500_000
+
+
+def test_a_python_without_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built without liblzma, and no extra installed: the patch is refused, so the image is taken."""
+    patches = {name: SequentialPatch(name).make(OLD, NEW) for name in ("lzma", "heatshrink")}
+    for module in ("lzma", "heatshrink2.core", "bsdiff4"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert {refusal(patch, OLD, len(NEW)) for patch in patches.values()} == {"patch-compression"}
+    with pytest.raises(LocalOtaError, match="bsdiff4"):
+        SequentialPatch().make(OLD, NEW)
 
 
 def test_what_can_not_be_made() -> None:
