@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TLV_NAMES', 'dump_config', 'slots_of', 'number', 'TlvFacts', 'ImageFacts', 'image_facts', 'slot_map', 'SlotFacts',
-           'slot_facts', 'swap_under_way', 'kind_name', 'step_of', 'decision', 'Stranger', 'strangers', 'DumpFacts',
-           'dump_facts']
+           'magic_align', 'slot_facts', 'swap_under_way', 'kind_name', 'step_of', 'decision', 'Stranger', 'strangers',
+           'DumpFacts', 'dump_facts']
 
 # %% ../nbs/17b_flashdump.ipynb #9ed645c0
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from .boot import BootConfig, BootMode, BootSlots, DowngradePolicy, header_in, reader, trial_order
+from .boot import BootConfig, BootMode, BootSlots, DowngradePolicy, header_in, reader, security_counter, trial_order
 from .bootloader import McubootBootloader
 from .errors import LocalOtaError, RemoteOtaError
 from .flash import Flash, erased
-from .image import MAGIC, REFUSED_FLAGS, SHA256_TLV, Tlv, parse_image
+from .image import MAGIC, REFUSED_FLAGS, SHA256_TLV, Tlv, dependencies_of, parse_image
 from .swap import SwapStatus, read_status, sectors_to_swap, stored_size
 from .swapoffset import next_offset_step
 from .trailer import MAGIC as TRAILER_MAGIC, MAGIC_TAIL, Flag, Magic, Slot, SwapType
@@ -118,6 +118,8 @@ class ImageFacts:
     load_addr: int
     size: int  # Bytes in all; 0 where its end is not to be found
     tlvs: tuple[TlvFacts, ...]
+    security_counter: int | None  # None where it has none
+    dependencies: tuple[str, ...]  # Such as "image 1 from 2.0.0"
     digest: str  # "good", "bad", "unchecked" (encrypted or compressed), or "none" (no SHA-256)
     problem: str  # Why it cannot be taken apart; empty where it can
 
@@ -131,8 +133,10 @@ def image_facts(
     if header is None:
         return None
     raw, tlvs, digest, problem = slot.read(base, slot.size - base), tuple[TlvFacts, ...](), "none", ""
+    needed: tuple[str, ...] = ()
     try:
         image = parse_image(raw)
+        needed = tuple(f"image {one.image} from {one.version}" for one in dependencies_of(image.protected))
     except RemoteOtaError as error:
         problem = str(error)
     else:
@@ -143,7 +147,7 @@ def image_facts(
             digest = "good" if told == {sha256(covered).digest()} else "bad"
             digest = "unchecked" if header.flags & REFUSED_FLAGS else digest
     return ImageFacts(base, str(header.version), header.header_size, header.payload_size, header.protected_size, header.flags,
-                      header.load_addr, stored_size(reader(slot, base)), tlvs, digest, problem)
+                      header.load_addr, stored_size(reader(slot, base)), tlvs, security_counter(slot, base), needed, digest, problem)
 
 # %% ../nbs/17b_flashdump.ipynb #eebc96e4
 def slot_map(
@@ -168,6 +172,7 @@ class SlotFacts:
     version: str | None  # Of the image
     image: ImageFacts | None
     magic: str  # "unset", "good" or "bad"
+    magic_align: int | None  # The largest alignment that such a magic is for; None where it is that of none
     image_ok: str  # "unset", "set" or "bad"
     copy_done: str  # "unset", "set" or "bad"
     swap_info: str  # "none", "test", "perm", "revert", "unset", or "bad"
@@ -176,6 +181,16 @@ class SlotFacts:
     tlv_sizes: tuple[int, int] | None  # Swap using offset only; None where they are erased
     status_entries: int  # One more than the number of the last one that is written
     map: str  # One letter for each sector
+
+# %% ../nbs/17b_flashdump.ipynb #9636ecc8
+def magic_align(
+    magic: bytes,  # 16 bytes
+) -> int | None:  # None where it is no magic at all
+    """For which BOOT_MAX_ALIGN a trailer's magic is."""
+    if magic == TRAILER_MAGIC:
+        return 8
+    align = int.from_bytes(magic[:2], "little")
+    return align if magic[2:] == MAGIC_TAIL and align in (16, 32) else None
 
 # %% ../nbs/17b_flashdump.ipynb #0f552c32
 def slot_facts(
@@ -188,7 +203,7 @@ def slot_facts(
     kind = "unset" if info == 0xFF else SwapType(info & 15).name.lower() if info & 15 in (1, 2, 3, 4) else "bad"
     sizes = slot.tlv_sizes if slot.layout.offset_swap and slot.tlv_sizes != (0xFFFF, 0xFFFF) else None
     return SlotFacts(
-        slot.offset, slot.size, image.version if image else None, image, state.magic.value, state.image_ok.value,
+        slot.offset, slot.size, image.version if image else None, image, state.magic.value, magic_align(slot.read(slot.size - 16, 16)), state.image_ok.value,
         state.copy_done.value, kind, None if info == 0xFF else info >> 4,
         None if slot.swap_size == 0xFFFFFFFF else slot.swap_size, sizes, slot.status_entries(), slot_map(slot),
     )

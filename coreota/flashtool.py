@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['slot_lines', 'dump_lines', 'opened', 'tell', 'run_show', 'operations', 'run_boot', 'run_call', 'run_confirm',
-           'run_pending', 'add_flash_command']
+           'run_pending', 'mode_named', 'add_flash_command']
 
 # %% ../nbs/17c_flashtool.ipynb #4f6130aa
 import argparse
@@ -41,10 +41,16 @@ def slot_lines(
         yield f"  image    {image.version} at {image.offset:#x}, {image.size or '?'} bytes; digest {image.digest}"
         yield f"           header {image.header_size}, payload {image.payload_size}, protected {image.protected_size}, flags {image.flags:#x}, load address {image.load_addr:#x}"
         yield "  TLVs     " + (", ".join(f"{tlv.name}{'*' if tlv.protected else ''} {tlv.length}" for tlv in image.tlvs) or image.problem)
+        more = [f"security counter {image.security_counter}"] if image.security_counter is not None else []
+        more += [f"needs {one}" for one in image.dependencies]
+        if more:
+            yield "           " + ", ".join(more)
     yield f"  trailer  magic {facts.magic}, image_ok {facts.image_ok}, copy_done {facts.copy_done}, swap_info {facts.swap_info}"
-    more = {"swap_size": facts.swap_size, "TLV sizes": facts.tlv_sizes, "status up to entry": facts.status_entries - 1 if facts.status_entries else None}
-    if any(value is not None for value in more.values()):
-        yield "           " + ", ".join(f"{what} {value}" for what, value in more.items() if value is not None)
+    if facts.magic == "bad" and facts.magic_align:
+        yield f"           its magic is a good one with --max-align {facts.magic_align} (or --align {facts.magic_align}): try that"
+    written = {"swap_size": facts.swap_size, "TLV sizes": facts.tlv_sizes, "status up to entry": facts.status_entries - 1 if facts.status_entries else None}
+    if any(value is not None for value in written.values()):
+        yield "           " + ", ".join(f"{what} {value}" for what, value in written.items() if value is not None)
 
 # %% ../nbs/17c_flashtool.ipynb #f7c9262b
 def dump_lines(
@@ -54,6 +60,7 @@ def dump_lines(
     yield f"{facts.size} bytes, {facts.mode}, sectors of {facts.sector}, write units of {facts.align}, alignment {facts.max_align}; images up to {facts.max_image_size} bytes"
     for name, slot in facts.slots.items():
         yield from slot_lines(name, slot)
+    yield "in maps   H an image begins, # programmed, t trailer, . erased; TLVs with * are under the signature"
     yield f"asked for {facts.swap_type}"
     yield f"next boot {facts.next_boot}"
     if facts.strangers:
@@ -173,6 +180,16 @@ def run_pending(arguments: argparse.Namespace) -> int:  # The exit status: 0
     """Ask for an update, as the application would (C: boot_set_pending)."""
     return run_call(arguments, lambda slot: set_pending(slot, arguments.permanent), arguments.slot)
 
+# %% ../nbs/17c_flashtool.ipynb #0dd6b011
+def mode_named(
+    text: str,
+) -> BootMode:
+    """A mode by its name; argparse.ArgumentTypeError says which there are."""
+    if text not in list(BootMode):
+        why = "; swap using scratch is not known here" if "scratch" in text else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BootMode)}{why}")
+    return BootMode(text)
+
 # %% ../nbs/17c_flashtool.ipynb #5ddf924f
 def add_flash_command(
     commands: Any,  # Of an ArgumentParser: what add_subparsers returned
@@ -193,7 +210,7 @@ def add_flash_command(
 
     action("show", run_show, "print the map, headers, trailers and what the next boot does; the file is not changed")
     boot = action("boot", run_boot, "boot the dump once; exit status 0: an image runs, 1: none does, 2: it cannot be tried so, 3: the power was cut")
-    boot.add_argument("--key", type=Path, action="append", metavar="PUB", help="PEM: a public key that images may be signed for; may be given again")
+    boot.add_argument("--key", type=Path, action="append", metavar="PUB", help="PEM or DER: a public key that images may be signed for; may be given again")
     boot.add_argument("--cut", type=number, metavar="N", help="the power fails after so many operations of the flash; they are kept in the file")
     boot.add_argument("--downgrade", type=DowngradePolicy, choices=list(DowngradePolicy), help="what is refused as too old (allow: nothing)")
     boot.add_argument("--bootstrap", action="store_true", help="fill an empty primary slot from the secondary one")
@@ -208,7 +225,7 @@ def _map_options() -> argparse.ArgumentParser:
     """What has to be known of any dump."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("file", type=Path, metavar="FILE", help="the flash, or the part of it with both slots, as raw bytes")
-    options.add_argument("--mode", type=BootMode, choices=list(BootMode), default=BootMode.SWAP_MOVE, help="how the bootloader updates (swap-move)")
+    options.add_argument("--mode", type=mode_named, default=BootMode.SWAP_MOVE, metavar="MODE", help=f"how the bootloader updates: {', '.join(BootMode)} (swap-move)")
     options.add_argument("--slots", metavar="OFF,SIZE,OFF,SIZE", help="where the primary and the secondary slot are (the halves of the file)")
     options.add_argument("--sector", type=number, default=4096, metavar="BYTES", help="erased together (4096)")
     options.add_argument("--align", type=number, default=8, metavar="N", help="bytes of a write unit, 1 to 32 (8)")

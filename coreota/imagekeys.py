@@ -134,14 +134,15 @@ def good_signature(
 
 # %% ../nbs/09c_imagekeys.ipynb #aad3b3c5
 def public_key_of(
-    pem: bytes,  # The content of a file
+    content: bytes,  # Of a file
     name: str,  # Of the file, for the complaint
 ) -> ImagePublicKey:
-    """The public key in PEM, bare or in a certificate; LocalOtaError where there is none that images can be signed for."""
+    """The public key in a file, as PEM or DER, bare or in a PEM certificate; LocalOtaError where there is none that images can be signed for."""
     try:
-        key = x509.load_pem_x509_certificate(pem).public_key() if b"CERTIFICATE" in pem else serialization.load_pem_public_key(pem)
+        load = serialization.load_pem_public_key if b"-----BEGIN" in content else serialization.load_der_public_key
+        key: object = x509.load_pem_x509_certificate(content).public_key() if b"CERTIFICATE" in content else load(content)
     except ValueError as error:
-        raise LocalOtaError(f"{name} holds no public key: {error}", reason="key", advice="give it as PEM (imgtool getpub --format pem)") from error
+        raise LocalOtaError(f"{name} holds no public key", reason="key", advice="give it as PEM or DER (imgtool getpub --encoding pem)") from error
     if not isinstance(key, (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey, rsa.RSAPublicKey)):
         raise LocalOtaError(f"{name} holds a key of type {type(key).__name__}", reason="key-type", advice="take P-256, Ed25519 or RSA")
     signature_tlv(key)

@@ -64,7 +64,7 @@ def begin_offset_swap(
     tlv_sizes: tuple[int, int],  # Bytes of the unsigned TLV areas of the primary's image and the secondary's
 ) -> None:
     """Announce a swap in the primary's trailer and take back the request in the secondary's."""
-    if status.swap_type == SwapType.REVERT and secondary.trailer().magic is Magic.UNSET:
+    if status.swap_type == SwapType.REVERT and secondary.trailer().magic is not Magic.GOOD:
         secondary.erase_trailer()
         secondary.write_copy_done()
         announce(secondary, status, False, tlv_sizes)

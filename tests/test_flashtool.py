@@ -388,3 +388,39 @@ def test_whatever_is_on_the_flash_is_shown(mode: BootMode, changes: list[tuple[i
     assert facts.next_boot
     assert all(isinstance(one, Stranger) for one in facts.strangers)
     assert flash.operations == 0
+
+
+def test_a_wrong_alignment_is_told_by_the_magic(tool: Tool) -> None:
+    """The options are wrong, not the device: say with which they would be right."""
+    for config, options, align in (("move_a16", [], 16), ("move_a8", ["--align", "16"], 8)):
+        tool.dump.write_bytes(flash_of(BY_ID[f"{config}/pending"]))
+        assert f"its magic is a good one with --max-align {align}" in tool.run("show", *options)[1]
+        slot = tool.told("show", *options)[1]["slots"]["secondary"]
+        assert (slot["magic"], slot["magic_align"]) == ("bad", align)
+    assert "its magic is a good one" not in tool.run("show")[1]
+
+
+def test_what_an_image_says_of_itself(tool: Tool) -> None:
+    image = (DATA / "images" / "v2cust.bin").read_bytes()
+    tool.dump.write_bytes((DATA / "images" / "v1.bin").read_bytes().ljust(32768, b"\xff") + image.ljust(32768, b"\xff"))
+    _, out, _ = tool.run("show")
+    assert "           security counter 7, needs image 0 from 1.0.0" in out.splitlines()
+    facts = tool.told("show")[1]["slots"]
+    assert (facts["secondary"]["image"]["security_counter"], facts["secondary"]["image"]["dependencies"]) == (
+        7,
+        ["image 0 from 1.0.0"],
+    )
+    assert (facts["primary"]["image"]["security_counter"], facts["primary"]["image"]["dependencies"]) == (None, [])
+
+
+def test_a_key_in_der(tool: Tool) -> None:
+    tool.dump.write_bytes(flash_of(BY_ID["move_a8/pending"]))
+    assert tool.told("boot", "--key", str(DATA / MANIFEST["pubkey"]))[1]["version"] == "2.0.0+2"
+
+
+def test_a_mode_that_is_not_here(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        tool.run("show", "--mode", "swap-scratch")
+    assert stopped.value.code == 2
+    assert "swap-offset, overwrite" in (said := capsys.readouterr().err)
+    assert "swap using scratch is not known here" in said

@@ -146,3 +146,14 @@ def test_a_public_key_comes_as_pem_and_a_private_one_is_refused(key: ImagePrivat
     with pytest.raises(LocalOtaError, match=r"root\.pem holds no public key") as error:
         public_key_of(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "root.pem")
     assert (error.value.reason, "getpub" in error.value.advice) == ("key", True)
+
+
+@each_key
+def test_a_public_key_comes_as_der_as_well(key: ImagePrivateKey) -> None:
+    """As imgtool writes it, and as MCUboot has it compiled in; a damaged one is none."""
+    assert not isinstance(key, HeldPrivateKey)
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert key_hash(public_key_of(der, "key.der")) == key_hash(key.public_key())
+    for damaged in (der[:-1], b"", b"\0" + der, der[:20]):
+        with pytest.raises(LocalOtaError, match=r"key\.der holds no public key"):
+            public_key_of(damaged, "key.der")

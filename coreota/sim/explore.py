@@ -235,9 +235,10 @@ class Depth:
     random: int = 3  # Series of three cuts, failing halves of the status area, damaged trailers: of each
 
     @classmethod
-    def full(cls) -> "Depth":
-        """Every byte, at every moment."""
-        return cls(torn_bytes=SECTOR, torn_bits=4, tear_later=True, random=50)
+    def of(cls, scenario: Scenario, full: bool) -> "Depth":
+        """What a sweep does to a scenario: the full one tears every byte, and with units of 8 bytes at every moment."""
+        everywhere = (scenario.write_align, scenario.max_align) == (8, 8)
+        return cls(torn_bytes=SECTOR, torn_bits=4, tear_later=everywhere, random=20) if full else cls()
 
 # %% ../../nbs/16c_explore.ipynb #ccf1c9b0
 def tears(
@@ -383,12 +384,14 @@ def sweep(
 def scenarios(
     full: bool = False,  # Every pair in every geometry
 ) -> Iterator[Scenario]:
-    """What a sweep goes through: every mode, story and pair at unit 8, and the smallest and the largest difference in the other geometries."""
+    """What a sweep goes through: every mode and story, with every pair at unit 8 and with one in the other geometries."""
     for mode in BootMode:
         for write_align, max_align in GEOMETRIES:
-            pairs = PAIRS if full or (write_align, max_align) == (8, 8) else ("one sector", "old much larger")
-            every = (Scenario(mode, story, pair, write_align, max_align) for story in Story for pair in pairs)
-            yield from (scenario for scenario in every if scenario.possible)
+            for story in Story:
+                one = "old much larger" if story in (Story.TEST, Story.REVERT, Story.PERMANENT) else "one sector"
+                pairs = PAIRS if full or (write_align, max_align) == (8, 8) else (one,)
+                every = (Scenario(mode, story, pair, write_align, max_align) for pair in pairs)
+                yield from (scenario for scenario in every if scenario.possible)
 
 
 def large_scenarios() -> Iterator[Scenario]:

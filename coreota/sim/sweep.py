@@ -377,12 +377,12 @@ def differs(
     content: bytes,  # Of the flash at rest
 ) -> str:  # Empty where it is as it would be without harm
     """Where the flash at rest is not what it should be."""
-    if content == scene.end:
+    at, end = scene.scenario.layout.swap_info, scene.end
+    if scene.scenario.mode is BootMode.SWAP_MOVE and (content[at], end[at]) == (3, 4):
+        content = content[:at] + end[at : at + 1] + content[at + 1 :]
+    if content == end:
         return ""
-    places = [at for at, (is_, should) in enumerate(zip(content, scene.end, strict=True)) if is_ != should]
-    revert = scene.scenario.mode is BootMode.SWAP_MOVE and places == [scene.scenario.layout.swap_info]
-    if revert and (content[places[0]], scene.end[places[0]]) == (3, 4):
-        return ""
+    places = [at for at, (is_, should) in enumerate(zip(content, end, strict=True)) if is_ != should]
     return f"{len(places)} bytes differ from {places[0]:#x} on"
 
 # %% ../../nbs/16b_sweep.ipynb #a87c0937
