@@ -113,10 +113,13 @@ def ready_record(
 def ready_lines(
     record: Mapping[str, Any],  # From `ready_record`
 ) -> str:
-    """The same for people."""
+    """The same for people, and how to go on from there."""
+    mqtt, api = record["mqtt"], record["api"]
+    environment = f"AWS_ENDPOINT_URL={api} AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any AWS_DEFAULT_REGION=us-east-1"
     lines = {
-        "broker": "{0}://{host}:{port}".format("mqtts" if record["mqtt"].get("tls") else "mqtt", **record["mqtt"]), "API": record["api"], "web": record["web"], "state": record["state"],
-        "try": f"coreota deploy IMAGE --thing NAME --key KEY --api {record['api']}",
+        "broker": f"{'mqtts' if mqtt.get('tls') else 'mqtt'}://{mqtt['host']}:{mqtt['port']}", "API": api, "web": record["web"],
+        "state": record["state"], "device": f"coreota device --thing NAME --endpoint {mqtt['host']} --port {mqtt['port']} ...",
+        "deploy": f"coreota deploy IMAGE --thing NAME --key KEY --api {api}", "aws": f"export {environment}",
     }
     return "\n".join(f"{name:>8}  {text}" for name, text in lines.items() if text)
 
@@ -154,7 +157,7 @@ def run_provider(
             print(ready_lines(record), flush=True)
             return
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}
-        print(json.dumps(stamped) if arguments.json else words(stamped), flush=True)
+        print(json.dumps(stamped) if arguments.json else words(stamped).removesuffix(":"), flush=True)
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -283,7 +283,7 @@ def test_interrupted(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
-    assert out.splitlines()[-1].endswith("Stopped:") or out.splitlines()[-1].endswith("Stopped")
+    assert out.splitlines()[-1].endswith("Stopped")
 
 
 def test_a_patch_that_is_given_up_is_logged() -> None:
