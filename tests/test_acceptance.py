@@ -453,7 +453,7 @@ def rollback() -> None:
 
 def flooded(indices: Sequence[int], length: int) -> tuple[Lab, str]:
     """An update while somebody floods the device's topic with such blocks, until the job has ended."""
-    lab = Lab(image_size=100_000, link=slow(), config=OtaConfig(blocks_per_request=2))
+    lab = Lab(image_size=100_000, link=slow(), config=OtaConfig(window=2))
     job_id = lab.offer("2.0.0")
     topic = StreamTopics(lab.thing, job_id, "cbor").data
     junk = [Message(topic, CborCodec().encode_data(DataBlock(0, index, bytes(length)))) for index in indices]

@@ -302,9 +302,9 @@ def test_a_reset_in_the_middle() -> None:
 
 
 def test_http_fails_and_mqtt_goes_on() -> None:
-    """Preferred HTTP dies after one range; MQTT brings the rest, and only the rest."""
-    web = LocalWeb(accident=lambda number, reply: reply if number < 1 else Fetched(reply.fetch, 404))
-    config = OtaConfig(protocols=("HTTP", "MQTT"), blocks_per_request=4, pool_blocks=8)
+    """Preferred HTTP dies after five ranges; MQTT brings the rest, and only the rest."""
+    web = LocalWeb(accident=lambda number, reply: reply if number < 5 else Fetched(reply.fetch, 404))
+    config = OtaConfig(protocols=("HTTP", "MQTT"), pool_blocks=2)
     lab = Lab(image_size=60_000, web=web, config=config)
     job_id = lab.offer("2.0.0", protocols=("MQTT", "HTTP"))
     lab.run()

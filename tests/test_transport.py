@@ -170,7 +170,7 @@ def test_link_keeps_its_bounds(seed: int, loss: float, duplicate: float, delay: 
 
 def test_bandwidth_is_one_wire() -> None:
     """Messages queue; each takes its size over the bandwidth."""
-    link, message = LossyLink(1, bandwidth=1000), Message("t", bytes(92))
+    link, message = LossyLink(1, bandwidth=1000), Message("t", bytes(95))
     assert wire_size(message) == 100
     assert [link.deliveries(message, 0.0)[0] for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
     assert link.deliveries(message, 10.0)[0] == pytest.approx(10.1)

@@ -153,7 +153,7 @@ def test_rollback_if_unable_to_connect_after_update() -> None:
 
 def test_job_cancelled_during_download() -> None:
     """A job that is taken away stops the download; the device waits for the next, and takes it."""
-    lab = Lab(image_size=100_000, link=slow(), config=OtaConfig(blocks_per_request=4))
+    lab = Lab(image_size=100_000, link=slow(), config=OtaConfig(window=4))
     job_id = lab.offer("2.0.0")
     lab.run(until=lambda: lab.received >= 5)
     lab.provider.jobs.cancel_job(job_id, lab.clock.now(), force=True)

@@ -192,13 +192,14 @@ class Lab:
         patch_formats: Mapping[int, PatchFormat] = PATCHES,  # That the thing understands, by fileType
         resume: bool = True,  # False: without a journal
         web: LocalWeb | None = None,  # Serves files over HTTP; None: only MQTT
+        broker: Callable[[VirtualClock], LocalBroker] | None = None,  # Makes the broker; None: a `LocalBroker` with the link
         hardware: Hardware | None = None,  # What the thing is; None: it takes images for any
         thing: str = "lab-thing",
     ) -> None:
         self.thing, self.image_size, self.config = thing, image_size, config or OtaConfig()
         self.clock = VirtualClock()
         self.web = web
-        self.broker = LocalBroker(self.clock, link or PerfectLink(), web)
+        self.broker = broker(self.clock) if broker else LocalBroker(self.clock, link or PerfectLink(), web)
         self.provider = UpdateProvider(presign=web.url if web else None)
         key = lab_key("job")
         certificate = self_signed_certificate(key, "coreota laboratory")
