@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['C_LIBRARY', 'Bench', 'BENCHES', 'bare_cbor', 'bare_json', 'seconds_each', 'decode_row', 'decode_rows', 'broker_bench',
-           'cell', 'table', 'tables', 'run_bench', 'add_bench_command']
+           'provider_bench', 'cell', 'table', 'tables', 'run_bench', 'add_bench_command']
 
 # %% ../nbs/17i_benchtool.ipynb #e957751d
 import argparse
@@ -105,11 +105,22 @@ def broker_bench(
 Bench = Callable[[bool, argparse.Namespace], list[dict[str, Any]]]
 
 
+def provider_bench(
+    quick: bool,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Blocks and requests a second of whole providers, and memory for each device; LocalOtaError without the extra `server`."""
+    from coreota.providerbench import provider_rows
+
+    return provider_rows(quick)
+
+
 BENCHES: Mapping[str, Bench] = {
     "decode": lambda quick, options: decode_rows(quick, options.block_size or (256, 4096, 65_536)),
     "memory": lambda quick, options: memory_rows(quick),
     "profile": lambda quick, options: profile_rows(quick, options.block_size or (4096, 16_384)),
     "broker": broker_bench,
+    "provider": provider_bench,
 }
 
 # %% ../nbs/17i_benchtool.ipynb #bc6fa4e5
