@@ -156,7 +156,7 @@ def program(
         a, b, shift = random.randrange(1, 10**6), random.randrange(functions), random.randrange(1, 7)
         steps = "".join(f" x ^= (x << {random.randrange(1, 9)}) + table[(x >> {random.randrange(9)}) & 1023];" for _ in range(random.randrange(1, 9)))
         call = f" if (x & {1 << shift}) x += f{b}(x >> {shift});"
-        bodies.append(f"unsigned f{number}(unsigned x) {{ x += {constant if number == 700 else a}u;{steps}{call} return x; }}")
+        bodies.append(f"unsigned f{number}(unsigned x) {{ x += {constant if number == functions // 2 else a}u;{steps}{call} return x; }}")
     names = "".join(f"unsigned f{number}(unsigned);\n" for number in range(functions))
     values = ",".join(f"{Random(table * 10_000 + at).randrange(2**32)}u" for at in range(1024))
     order = list(range(functions))
@@ -180,15 +180,17 @@ def compiled(
         subprocess.run([copier, "-O", "binary", "-j", ".text", "-j", ".rodata", place / "a.elf", place / "a.bin"], check=True)
         return (place / "a.bin").read_bytes()
 
-# %% ../nbs/17j_patchtool.ipynb #e1b71bb1
-def built_pairs() -> Iterator[tuple[str, bytes, bytes]]:
+# %% ../nbs/17j_patchtool.ipynb #8932e59e
+def built_pairs(
+    functions: int = 1500,  # Of the program
+) -> Iterator[tuple[str, bytes, bytes]]:
     """Names, old and new builds; LocalOtaError where there is no compiler."""
-    old = compiled(program())
+    old = compiled(program(functions=functions))
     extra = "unsigned added(unsigned x) { " + "".join(f"x = x * {n}u + table[x & {n}];" for n in range(3, 40)) + " return x; }"
-    yield "one constant", old, compiled(program(constant=9))
-    yield "another table", old, compiled(program(table=2))
-    yield "a function in front", old, compiled(program(first=extra))
-    yield "another order", old, compiled(program(shuffle=1))
+    yield "one constant", old, compiled(program(functions=functions, constant=9))
+    yield "another table", old, compiled(program(functions=functions, table=2))
+    yield "a function in front", old, compiled(program(functions=functions, first=extra))
+    yield "another order", old, compiled(program(functions=functions, shuffle=1))
 
 # %% ../nbs/17j_patchtool.ipynb #ebb6820a
 LINK = 250_000  # Bits per second of the link that times are told for

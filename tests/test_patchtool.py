@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from coreota.cli import main
-from coreota.patchtool import built_pairs, compiled, program
+from coreota.patchtool import built_pairs, compiled, measured, program
 
 OLD = Random(1).randbytes(40_000)
 NEW = OLD[:10_000] + b"something new" + OLD[11_000:]
@@ -98,13 +98,11 @@ def test_a_benchmark_of_two_files(folder: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_programs_that_are_compiled() -> None:
-    """Five builds of a small program: all different, each the same twice."""
+    """Pairs of builds of a small program: all different, each the same twice, and each a patch apart."""
     assert shutil.which("cc"), "install gcc"
-    sources = [
-        program(functions=40, **change)
-        for change in ({}, {"table": 2}, {"first": "unsigned g(unsigned x) { return x + 1; }"}, {"shuffle": 1})
-    ]
-    builds = [compiled(source) for source in sources]
-    assert len(set(builds)) == 4
-    assert compiled(sources[0]) == builds[0]
-    assert next(built_pairs())[0] == "one constant"
+    pairs = list(built_pairs(functions=40))
+    assert [name for name, _, _ in pairs] == ["one constant", "another table", "a function in front", "another order"]
+    assert len({old for _, old, _ in pairs} | {new for _, _, new in pairs}) == 5
+    assert compiled(program(functions=40, table=2)) == pairs[1][2]
+    rows = [measured(name, old, new, "lzma") for name, old, new in pairs]
+    assert rows[0]["patch"] < 300 < rows[1]["patch"] < rows[1]["new"]
