@@ -351,6 +351,15 @@ def test_the_naive_bootloader_is_found() -> None:
     assert "RemoteOtaError" in clean[(2,)]  # the old image is going
 
 
+@pytest.mark.parametrize("torn", range(1, 16))
+@pytest.mark.parametrize("again", [1, 2, 3])
+def test_a_revert_whose_request_was_torn_is_not_forgotten(torn: int, again: int) -> None:
+    """Swap using offset: a tear in the magic of the request, and one more cut in the next boot."""
+    scene = scene_of(Scenario(BootMode.SWAP_OFFSET, Story.TEST, "one sector"))
+    harm = Harm((len(scene.operations), 5, again), torn_bytes=torn, torn_cut=1)
+    assert judge(scene, harm, *run(scene, harm)) == ""
+
+
 # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
