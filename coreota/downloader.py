@@ -557,10 +557,11 @@ class BlockDownloader:
 
     def _restart_timer(self, now: float) -> None:
         wait = self.trip.timeout
-        if not self.unanswered and self.window.rate:  # blocks come evenly: a gap is noticed sooner than a silence
+        if self.window.rate and (not self.unanswered or self.window.ceiling is None):  # blocks come evenly: a gap tells sooner
             least, scatter = self.trip.least, self.trip.variation
             blocks = 8 if self.window.ceiling is None else 8 + self._lot()  # where asking is paced, gaps are usual
-            wait = min(wait, max(LEAST_GAP, min(2 * least, 1.25 * least + 4 * scatter) + blocks / self.window.rate))
+            gap = max(LEAST_GAP, min(2 * least, 1.25 * least + 4 * scatter) + blocks / self.window.rate)
+            wait = min(wait, gap * 2.0 ** min(self.unanswered, 64))
         self._timer = now + wait * (1 + chance(self.config.seed, self.requests) / 8)
 
     def _fire(self, trigger: DownloadTrigger) -> bool:
