@@ -74,7 +74,7 @@ def drawings() -> int:
     """How many drawings the notebooks show."""
     cells = [c for name in NOTEBOOKS for c in json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text("utf-8"))["cells"]]
     shown = [c for c in cells if c["cell_type"] == "code" and "#| hide" not in "".join(c["source"])]
-    return sum("image/svg+xml" in output.get("data", {}) for c in shown for output in c["outputs"])
+    return sum("image/" in " ".join(output.get("data", {})) for c in shown for output in c["outputs"])
 
 
 def watch(page: Page, visit: Visit) -> None:
