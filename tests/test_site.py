@@ -32,7 +32,7 @@ LOOK = """async () => {
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     links: [...document.querySelectorAll('a[href]')].map(e => e.href),
     dead: [...document.querySelectorAll('p.reference-line code')].filter(e => !e.closest('a')).map(e => e.textContent),
-    nameless: images.filter(e => e.alt.length < 15 || e.alt.endsWith('.svg'))
+    nameless: images.filter(e => e.alt.length < 15 || /\\.(svg|png)$/.test(e.alt))
         .map(e => e.outerHTML.slice(0, 120)),
     invisible: [...document.querySelectorAll('article img, article .cell_output svg')].filter(e => {
         const box = e.getBoundingClientRect();
