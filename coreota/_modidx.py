@@ -8,6 +8,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'coreota.benchtool.cell': ('benchtool.html#cell', 'coreota/benchtool.py'),
                                    'coreota.benchtool.decode_row': ('benchtool.html#decode_row', 'coreota/benchtool.py'),
                                    'coreota.benchtool.decode_rows': ('benchtool.html#decode_rows', 'coreota/benchtool.py'),
+                                   'coreota.benchtool.link_bench': ('benchtool.html#link_bench', 'coreota/benchtool.py'),
                                    'coreota.benchtool.provider_bench': ('benchtool.html#provider_bench', 'coreota/benchtool.py'),
                                    'coreota.benchtool.run_bench': ('benchtool.html#run_bench', 'coreota/benchtool.py'),
                                    'coreota.benchtool.seconds_each': ('benchtool.html#seconds_each', 'coreota/benchtool.py'),

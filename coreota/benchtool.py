@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['C_LIBRARY', 'Bench', 'BENCHES', 'bare_cbor', 'bare_json', 'seconds_each', 'decode_row', 'decode_rows', 'broker_bench',
-           'provider_bench', 'cell', 'table', 'tables', 'run_bench', 'add_bench_command']
+           'link_bench', 'provider_bench', 'cell', 'table', 'tables', 'run_bench', 'add_bench_command']
 
 # %% ../nbs/17i_benchtool.ipynb #e957751d
 import argparse
@@ -12,6 +12,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -101,6 +102,20 @@ def broker_bench(
     loads = [Load(one, codec, size, tls) for tls in kinds for codec in codecs for one in sizes]
     return broker_rows(loads, rounds, address) + ([] if address else stall_rows(10 if quick else 50))
 
+# %% ../nbs/17i_benchtool.ipynb #8e26c403
+def link_bench(
+    quick: bool,
+) -> list[dict[str, Any]]:
+    """Large files, small files, and an outage, on model links."""
+    from coreota.sim.linkbench import link_rows, outage_row, small_rows
+
+    common = {"bench": "link", "codec": "cbor"}
+    rows = [common | {"table": "large"} | asdict(row) | {"ratio": round(row.ratio, 3)} for row in link_rows(quick=quick)]
+    rows += [common | {"table": "small"} | asdict(row) | {"ratio": round(row.ratio, 3)} for row in small_rows(quick=quick)]
+    outage = outage_row()
+    ratio = round((outage.without + outage.outage) / outage.seconds, 3)
+    return [*rows, common | {"table": "outage", "block_size": 4096} | asdict(outage) | {"ratio": ratio}]
+
 # %% ../nbs/17i_benchtool.ipynb #f3148368
 Bench = Callable[[bool, argparse.Namespace], list[dict[str, Any]]]
 
@@ -121,6 +136,7 @@ BENCHES: Mapping[str, Bench] = {
     "profile": lambda quick, options: profile_rows(quick, options.block_size or (4096, 16_384)),
     "broker": broker_bench,
     "provider": provider_bench,
+    "link": lambda quick, options: link_bench(quick),
 }
 
 # %% ../nbs/17i_benchtool.ipynb #bc6fa4e5
@@ -132,6 +148,8 @@ def cell(
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, (list, tuple)):
         return " to ".join(cell(one) for one in value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -177,7 +195,7 @@ def add_bench_command(
     """Add `coreota bench` to a command line."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "bench",
-        help="measure decoding, memory, and downloads over a real broker",
+        help="measure decoding, memory, and downloads over a real broker and over model links",
         description="Measure on this machine, against a reference of the same run. What counts is the ratio: 1 is as fast as the reference.",
     )
     parser.add_argument("bench", choices=[*BENCHES, "all"], help="what to measure")

@@ -24,7 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from .errors import LocalOtaError
 from .topics import Fetch, Message, Outgoing, Subscribe
 from .transport import Connected, Disconnected, Incoming, unfetched
-from .wire import Wire
+from .wire import ROOM, Wire
 
 # %% ../nbs/13a_mqtt.ipynb #bbd97ccd
 class SystemClock:
@@ -267,6 +267,8 @@ class PahoTransport:
                     self._client.publish(item.topic, item.payload, 1)
                 else:
                     self._client.wire.publish(item)
+                    if self._client.wire.backlog > ROOM:  # while the broker takes these, the next are queued
+                        self._client.wire.flush()
             elif isinstance(item, Subscribe):
                 _, number = self._client.subscribe(item.topic_filter, quality(item.topic_filter))
                 if number is not None:

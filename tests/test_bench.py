@@ -108,7 +108,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert main(["bench", "decode", "--quick", "--block-size", "256"]) == 0
     assert capsys.readouterr().out.split("\n")[1].split() == ["decode"]
-    assert {"decode", "memory", "broker"} <= set(BENCHES)
+    assert {"link", "decode", "memory", "broker"} <= set(BENCHES)
 
 
 def test_tables_of_rows_with_other_names_are_tables_of_their_own() -> None:
