@@ -332,6 +332,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'coreota.demo.ProviderThread.__enter__': ('demo.html#providerthread.__enter__', 'coreota/demo.py'),
                               'coreota.demo.ProviderThread.__exit__': ('demo.html#providerthread.__exit__', 'coreota/demo.py'),
                               'coreota.demo.ProviderThread.__init__': ('demo.html#providerthread.__init__', 'coreota/demo.py'),
+                              'coreota.demo.ProviderThread._over': ('demo.html#providerthread._over', 'coreota/demo.py'),
                               'coreota.demo.ProviderThread._serve': ('demo.html#providerthread._serve', 'coreota/demo.py'),
                               'coreota.demo.Screen': ('demo.html#screen', 'coreota/demo.py'),
                               'coreota.demo.Screen.close': ('demo.html#screen.close', 'coreota/demo.py'),

@@ -152,14 +152,19 @@ class ProviderThread:
         try:
             transport = PahoTransport(self.host, self.port, client_id=f"coreota-provider-{os.getpid()}", tls=self.tls)
             try:
-                self._ready.set()
-                run(self.provider, transport, WallClock(), self._stop.is_set)
+                run(self.provider, transport, WallClock(), lambda: self._over(transport), 0.02)
             finally:
                 transport.close()
         except BaseException as error:
             self.error = error
         finally:
             self._ready.set()
+
+    def _over(self, transport: PahoTransport) -> bool:
+        """Asked at every turn: is it time to end? A device that asks before the provider listens would wait for ten seconds."""
+        if transport.subscribed:
+            self._ready.set()
+        return self._stop.is_set()
 
     def __enter__(self) -> Self:
         self._thread.start()
