@@ -308,3 +308,46 @@ def test_how_far_a_swap_has_come() -> None:
         "no step ticked off", "sectors moved up: 128", "all moved up, half steps done: 3",
     ]  # fmt: skip
     assert status_meaning(offset, 131) == "half steps done: 131"
+
+
+def test_the_step_button_and_the_slider_of_the_chapter() -> None:
+    """They draw another frame and another cut; the stored notebook shows one position of each, and no widget."""
+    notebook = json.loads((Path(__file__).parent.parent / "nbs" / "11a_flashmap.ipynb").read_text("utf-8"))
+    assert "widgets" not in notebook["metadata"]
+    cells = {cell["id"]: cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
+    sources = ["".join(cell["source"]) for cell in cells.values()]
+    for cell in cells.values():
+        assert all(
+            "application/vnd.jupyter.widget-view+json" not in output.get("data", {}) for output in cell["outputs"]
+        )
+    names: dict[str, Any] = {}
+    for source in sources:
+        if "#| export" not in source and "my_swap" not in source:
+            exec(source.replace("#| hide", ""), names)
+    whole, buttons = names["whole"], names["stepper"]()
+    (back, step), (box,) = buttons.children[0].children, buttons.children[1:]
+    number = box.kwargs_widgets[0]
+    assert (number.value, number.max) == (0, len(whole) - 1)
+    seen = []
+    for button in (back, step, step, back):
+        button.click()
+        seen.append((number.value, box.result.alt))
+    assert seen == [(n, whole.step(n).alt) for n in (0, 1, 2, 1)]
+    number.value = number.max
+    step.click()
+    assert box.result.alt == whole.step(-1).alt
+
+    cutter = names["cutter"]()
+    cut, bootloader = cutter.kwargs_widgets
+    assert cut.max == len(names["outcomes"]["real"]) - 1
+    for name, position, comes in (
+        ("naive", 0, "2.0.0"),
+        ("naive", 7, "nothing"),
+        ("real", 7, "2.0.0"),
+        ("real", cut.max, "2.0.0"),
+    ):
+        cut.value, bootloader.value = position, name
+        assert cutter.result.alt.startswith(
+            f"the {name} bootloader, cut after {position} operations; then {comes}: cut:"
+        )
+        assert f"{comes} boots: primary" in cutter.result.source
