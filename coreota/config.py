@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from .blocks import MAX_BLOCK, MAX_BLOCKS, MAX_REQUEST, MIN_BLOCK
-from .downloader import DownloadConfig
+from .download import DownloadConfig
 from .errors import LocalOtaError
 
 # %% ../nbs/13b_config.ipynb #d8744488

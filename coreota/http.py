@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from .blocks import Bitmap, MemoryPool
-from .downloader import ACTIVE, BlockDownloader, DownloadConfig
+from .download import ACTIVE, DownloadConfig
+from .downloader import BlockDownloader
 from .errors import RemoteOtaError
 from .parser import OtaFile
 from .topics import Fetch, Fetched

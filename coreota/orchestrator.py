@@ -13,7 +13,7 @@ from types import MappingProxyType
 from .blocks import MemoryPool
 from .bootloader import Bootloader
 from .config import OtaConfig
-from .downloader import DownloadEvent
+from .download import DownloadEvent
 from .errors import LocalOtaError, OtaError, RemoteOtaError
 from .http import Fetcher
 from .image import Version

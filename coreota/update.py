@@ -17,7 +17,8 @@ from .blocks import Bitmap, MemoryPool, block_count
 from .bootloader import Bootloader
 from .codec import codec_named
 from .config import OtaConfig
-from .downloader import Block, BlockReceived, DownloadConfig, DownloadEvent, DownloadFailed, FileDownloader, MqttDownloader
+from .download import Block, BlockReceived, DownloadConfig, DownloadEvent, DownloadFailed, FileDownloader
+from .downloader import MqttDownloader
 from .errors import OtaError, RemoteOtaError
 from .http import HttpDownloader
 from .image import Version

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from coreota.blocks import MAX_BITMAP, Bitmap, MemoryPool, block_count
 from coreota.codec import CborCodec, Codec, DataBlock, GetStream, JsonCodec, StreamRejected
-from coreota.downloader import (
+from coreota.download import (
     ACTIVE,
     DOWNLOAD_TRANSITIONS,
-    FINAL_CODES,
     Block,
     BlockReceived,
     DownloadComplete,
@@ -22,8 +21,8 @@ from coreota.downloader import (
     DownloadState,
     DownloadTrigger,
     FileDownloader,
-    MqttDownloader,
 )
+from coreota.downloader import FINAL_CODES, MqttDownloader
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.parser import OtaFile, SignatureAlgorithm
 from coreota.topics import Endpoint, Message, Subscribe, Unsubscribe

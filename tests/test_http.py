@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coreota.blocks import Bitmap, MemoryPool
 from coreota.config import OtaConfig
-from coreota.downloader import BlockReceived, DownloadConfig, DownloadFailed, DownloadState
+from coreota.download import BlockReceived, DownloadConfig, DownloadFailed, DownloadState
 from coreota.errors import RemoteOtaError
 from coreota.http import HttpDownloader, judge_reply
 from coreota.httptransport import HttpTransport, fetch_range

@@ -6,7 +6,7 @@ import pytest
 
 from coreota.blocks import Bitmap, MemoryPool
 from coreota.config import OtaConfig
-from coreota.downloader import DownloadEvent, DownloadFailed, FileDownloader
+from coreota.download import DownloadEvent, DownloadFailed, FileDownloader
 from coreota.errors import LocalOtaError, OtaError, RemoteOtaError
 from coreota.flash import NorFlash, PowerCut
 from coreota.jobmessages import JobStatus

@@ -171,7 +171,7 @@ def test_search_finds_a_class(site: Path, browser: Browser) -> None:
         "#search-results ul.search a", "links => links.map(e => e.getAttribute('href'))"
     )
     context.close()
-    assert any("coreota.downloader.FileDownloader" in target for target in targets), targets
+    assert any("coreota.download.FileDownloader" in target for target in targets), targets
     assert visit.complaints == []
 
 

@@ -14,7 +14,8 @@ from statistics import median
 
 from ..blocks import MAX_REQUEST, MemoryPool
 from ..codec import DataBlock, GetStream, StreamTopics, codec_named
-from ..downloader import BlockReceived, DownloadComplete, DownloadConfig, DownloadEvent, MqttDownloader
+from ..download import BlockReceived, DownloadComplete, DownloadConfig, DownloadEvent
+from ..downloader import MqttDownloader
 from ..errors import LocalOtaError
 from ..parser import OtaFile, SignatureAlgorithm
 from ..provider.streams import Stream, StreamsService
