@@ -117,6 +117,11 @@ class Orchestrator:
         self._ask_at: float | None = None
         self.trial = Trial(bootloader, self_test, stores, journal, self.config, now)
 
+    @property
+    def update(self) -> Update | None:
+        """The update at hand, to look at; None between updates."""
+        return self._update
+
     # What its user tells it
 
     def suspend(self, now: float) -> bool:

@@ -134,7 +134,7 @@ def presigned_url_expired() -> None:
     lab.run(until=lambda: lab.received >= 8)
     lab.device.orchestrator.suspend(lab.clock.now())
     lab.run_for(3600)
-    update = lab.device.orchestrator._update
+    update = lab.device.orchestrator.update
     lab.device.orchestrator.resume(lab.clock.now())
     lab.run()
     assert update is not None
