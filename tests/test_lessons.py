@@ -69,8 +69,9 @@ def comparable(text: str | None) -> str | None:
     sorted(p for p in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
     ids=lambda path: str(path.relative_to(NOTEBOOKS).with_suffix("")),
 )
-def test_lessons(path: Path) -> None:
+def test_lessons(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every lesson cell runs with the names of the installed module, and shows what is stored."""
+    monkeypatch.chdir(path.parent)  # where Jupyter runs it
     module, lessons = cells_of(path)
     names: dict[str, Any] = {"__name__": "__main__"}
     if module:
