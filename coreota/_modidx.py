@@ -506,6 +506,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'coreota/downloader.py'),
                                     'coreota.downloader.BlockDownloader._complete_if_done': ( 'downloader.html#blockdownloader._complete_if_done',
                                                                                               'coreota/downloader.py'),
+                                    'coreota.downloader.BlockDownloader._deadline': ( 'downloader.html#blockdownloader._deadline',
+                                                                                      'coreota/downloader.py'),
                                     'coreota.downloader.BlockDownloader._end': ( 'downloader.html#blockdownloader._end',
                                                                                  'coreota/downloader.py'),
                                     'coreota.downloader.BlockDownloader._fail': ( 'downloader.html#blockdownloader._fail',

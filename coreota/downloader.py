@@ -90,7 +90,7 @@ class BlockDownloader:
     """What a file downloader of any protocol does with blocks, buffers, states and time."""
 
     ordered = True  # Answers come in the order of the requests, as a rule
-    _timer: float | None
+    _silent_since: float | None
     _under_way: UnderWay
     _backlog: Backlog
     _probe_due: bool
@@ -123,6 +123,7 @@ class BlockDownloader:
         self._events: deque[DownloadEvent] = deque()
         self._outgoing: list[Outgoing] = []
         self._obstacle = ""
+        self._jitter = self._spread = chance(self.config.seed, 0)
         self._learn_anew(0.0)
 
     # What each protocol does in its own way
@@ -184,7 +185,7 @@ class BlockDownloader:
 
     def get_timer(self) -> float | None:
         """When the silence will have been long enough, or something else is due, in seconds; None: nothing is awaited."""
-        times = [] if self._timer is None else [self._timer]
+        times = [] if (deadline := self._deadline()) is None else [deadline]
         if (patient_until := self._under_way.patient_until) is not None:
             times.append(patient_until)
         if self.window.ceiling is not None and self.state in (DownloadState.READY, DownloadState.FLOWING) and self._room():
@@ -194,7 +195,8 @@ class BlockDownloader:
     def handle_timer(self, now: float) -> None:
         """After a gap or a silence: ask for what should have come first, or end."""
         self._give_up_overtaken(now)
-        if self._timer is None or now < self._timer:
+        deadline = self._deadline()
+        if deadline is None or now < deadline:
             return
         self.unanswered += 1
         if self.unanswered >= self.config.momentum:
@@ -242,7 +244,7 @@ class BlockDownloader:
                 self._learn(request, index, now)
             else:
                 self._under_way.be_patient(self.trip.smoothed)
-        if self._timer is not None:
+        if self._silent_since is not None:
             self._restart_timer(now)
         if not self._under_way.awaited:
             self._all_arrived()
@@ -284,12 +286,12 @@ class BlockDownloader:
 
     def _all_arrived(self) -> None:
         if self._fire(DownloadTrigger.ALL_ARRIVED):
-            self._timer = None
+            self._silent_since = None
             self._under_way.clear()
 
     def _set_back(self, indexes: list[int], now: float) -> None:
         """The peer is there, and will not give these now: try again when the timer says so."""
-        if self._fire(DownloadTrigger.SILENCE) and self._timer is None:
+        if self._fire(DownloadTrigger.SILENCE) and self._silent_since is None:
             self._restart_timer(now)
         self._lose([index for index in indexes if index in self._under_way.awaited])
 
@@ -345,13 +347,14 @@ class BlockDownloader:
     def _send(self, lot: list[int], now: float, probe: bool = False) -> None:
         """One more request is under way."""
         self.requests += 1
+        self._jitter = chance(self.config.seed, self.requests)
         if not self._under_way.awaited:
             self._received_at = now
         request = BlockRequest(self.requests, lot, now, self.received, self._received_at, probe, len(lot))
         self._under_way.add(request)
         self._request(lot)
         self.window.asked(len(lot), now)
-        if self._timer is None:
+        if self._silent_since is None:
             self._restart_timer(now)
         self._fire(DownloadTrigger.ASKED)
 
@@ -370,16 +373,23 @@ class BlockDownloader:
         self._under_way.clear()
         self._backlog = Backlog(self.missing)
         self._probe_due = False
-        self._timer = None
+        self._silent_since = None
 
     def _restart_timer(self, now: float) -> None:
+        """A silence begins now; how long it may last is worked out when somebody asks, not for every block."""
+        self._silent_since, self._spread = now, self._jitter
+
+    def _deadline(self) -> float | None:
+        """When the silence will have lasted too long, in seconds; None: nothing is awaited."""
+        if self._silent_since is None:
+            return None
         wait = self.trip.timeout
         if self.window.rate and (not self.unanswered or self.window.ceiling is None):  # blocks come evenly: a gap tells sooner
             least, scatter = self.trip.least, self.trip.variation
             blocks = 8 if self.window.ceiling is None else 8 + self._lot()  # where asking is paced, gaps are usual
             gap = max(LEAST_GAP, min(2 * least, 1.25 * least + 4 * scatter) + blocks / self.window.rate)
             wait = min(wait, gap * 2.0 ** min(self.unanswered, 64))
-        self._timer = now + wait * (1 + chance(self.config.seed, self.requests) / 8)
+        return self._silent_since + wait * (1 + self._spread / 8)
 
     def _fire(self, trigger: DownloadTrigger) -> bool:
         """Change the state by the table; False where it has no such row."""
