@@ -290,4 +290,5 @@ def picture(
         source = re.sub(r"(\d\.\d\d)\d+", r"\1", source)
         source = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"|(?<=font-family: )'DejaVu[^;]*, (?=sans-serif)", "", source)
         source = re.sub(r"\s*\n\s*", " ", source).replace("> <", "><")
-    return Svg(source[source.index("<svg") :], alt)
+    head = f'<svg role="img" aria-label="{escape(alt)}" style="max-width:100%;height:auto"'
+    return Svg(head + source[source.index("<svg") + len("<svg") :], alt)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,18 @@ def drawings() -> int:
     cells = [c for name in NOTEBOOKS for c in json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text("utf-8"))["cells"]]
     shown = [c for c in cells if c["cell_type"] == "code" and "#| hide" not in "".join(c["source"])]
     return sum("image/" in " ".join(output.get("data", {})) for c in shown for output in c["outputs"])
+
+
+def test_stored_drawings_name_themselves() -> None:
+    """A screen reader says what a drawing shows, in Jupyter as on the site."""
+    nameless = []
+    for name in NOTEBOOKS:
+        for cell in json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text("utf-8"))["cells"]:
+            for output in cell.get("outputs", ()):
+                drawing = "".join(output.get("data", {}).get("image/svg+xml", ""))
+                if drawing and not re.match(r'<svg [^>]*role="img" aria-label="[^"]{15,}"', drawing):
+                    nameless.append(f"{name} {cell['id']}")
+    assert nameless == []
 
 
 def watch(page: Page, visit: Visit) -> None:
