@@ -215,6 +215,7 @@ def flash_strip(
     rows: Sequence[tuple[str, Sequence[str]]],  # (label, the kind of each sector), for instance one row for each slot
     *,
     legend: Sequence[str] = (),  # Kinds in the order of their colours; others follow
+    cells: str = "sectors",  # What is drawn, for the alternative text
     title: str = "flash",  # Becomes part of the alternative text
     width: int = 640,  # In pixels
 ) -> Svg:
@@ -233,7 +234,7 @@ def flash_strip(
             body.append(
                 f'<rect x="{margin + start * step:.2f}" y="{y}" width="{(end - start) * step:.2f}" height="26" fill="{colour[kinds[start]]}"/>'
             )
-            spoken.append(f"{label} sectors {start} to {end - 1} {kinds[start] or 'empty'}")
+            spoken.append(f"{label} {cells} {start} to {end - 1} {kinds[start] or 'empty'}")
             start = end
         lines = range(len(kinds) + 1) if step >= 4 else (0, len(kinds))
         marks = " ".join(f"M{margin + i * step:.2f} {y} v26" for i in lines)
