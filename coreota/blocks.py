@@ -84,8 +84,9 @@ class Bitmap:
         if not 0 <= index < self.count:
             what = f"there is no block {index} of {self.count}"
             raise LocalOtaError(what, reason="block-index", advice="blocks are counted from 0")
-        if index in self:
-            self._bits[index >> 3] &= ~(1 << (index & 7))
+        place, bit = index >> 3, 1 << (index & 7)
+        if self._bits[place] & bit:
+            self._bits[place] ^= bit
             self.remaining -= 1
 
     def set(self, index: int) -> None:
@@ -107,14 +108,17 @@ class Bitmap:
         start: int,  # The first block to look at, 0 or more
         limit: int,  # How many to find at most
     ) -> list[int]:  # Ascending
-        """The next missing blocks; whole bytes without any are passed over."""
+        """The next missing blocks; a byte in which all are missing, or none, is one step."""
         found: list[int] = []
         index = max(start, self._low)
         while index < self.count and len(found) < limit:
             byte = self._bits[index >> 3] >> (index & 7)
-            if byte & 1:
+            if byte == 0xFF:
+                found += range(index, index + 8)
+            elif byte & 1:
                 found.append(index)
-            index = index + 1 if byte else (index | 7) + 1
+            index = index + 1 if 0 < byte < 0xFF else (index | 7) + 1
+        del found[max(limit, 0) :]
         if start <= self._low and limit > 0:
             self._low = found[0] if found else self.count
         return found

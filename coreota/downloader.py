@@ -7,7 +7,6 @@ __all__ = ['FINAL_CODES', 'LEAST_GAP', 'Loans', 'BlockDownloader', 'MqttDownload
 
 # %% ../nbs/06_downloader.ipynb #bb7cb92e
 from collections import deque
-from contextlib import suppress
 
 # %% ../nbs/06_downloader.ipynb #77a5b01a
 from coreota.blocks import (
@@ -73,8 +72,10 @@ class Loans:
         if lent is None or lent[0] is not block:
             raise LocalOtaError(f"{block!r} is not on loan", reason="buffer", advice="release each block once")
         del self.lent[block.index]
-        with suppress(BufferError):  # somebody still looks at it, and can't be stopped
+        try:  # noqa: SIM105 -- `suppress` would take longer than all the rest
             block.data.release()
+        except BufferError:  # somebody still looks at it, and can't be stopped
+            pass
         self.pool.release(lent[1])
 
     def end(self) -> None:
@@ -123,6 +124,7 @@ class BlockDownloader:
         self._events: deque[DownloadEvent] = deque()
         self._outgoing: list[Outgoing] = []
         self._obstacle = ""
+        self._last_length = block_length(count - 1, file.size, self.config.block_size) if count else 0
         self._jitter = self._spread = chance(self.config.seed, 0)
         self._learn_anew(0.0)
 
@@ -219,8 +221,8 @@ class BlockDownloader:
         token: str | None = None,  # Of the request that it answers; None: the peer does not say
     ) -> None:
         """Let a block in if it is a missing one of this file; raises RemoteOtaError where it is none of its blocks."""
-        size = self.config.block_size
-        if index >= self.missing.count or len(payload) != block_length(index, self.file.size, size):
+        count = self.missing.count
+        if index >= count or len(payload) != (self.config.block_size if index + 1 < count else self._last_length):
             raise RemoteOtaError(f"block {index} is none of this file", reason="block-alien")
         if index in self._lent or index not in self.missing:
             self.duplicates += 1
