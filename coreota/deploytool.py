@@ -356,7 +356,9 @@ def deploy_line(
     record: Mapping[str, Any],
 ) -> str:
     """A record for people."""
-    details = ", ".join(f"{name} {value}" for name, value in record.get("details", {}).items())
+    told = record.get("details", {})
+    details = ", ".join(f"{name} {value}" for name, value in told.items() if name != "advice")
+    advice = f"\n{'advice':>10}  {told['advice']}" if "advice" in told else ""
     match record["event"]:
         case "ThingCreated":
             return f"{'thing':>10}  {record['thing']} is new: registered"
@@ -365,7 +367,7 @@ def deploy_line(
         case "Created":
             return f"{'update':>10}  {record['id']}: job {record['job']} for {', '.join(record['targets'])}"
         case "Thing":
-            return f"{record['thing']:>10}  {record['status']}  {details}".rstrip()
+            return f"{record['thing']:>10}  {record['status']}  {details}".rstrip() + advice
         case "Done":
             counts = ", ".join(f"{number} {status}" for status, number in sorted(record["things"].items())) or "nobody was asked"
             return f"{'done':>10}  {record['job']} is {record['status']}: {counts}"

@@ -54,6 +54,7 @@ from coreota.states import (
     UpdateStarted,
     UpdateVerified,
     judge_start,
+    start_error,
 )
 from .store import Store
 from .topics import Fetched, Message, Outgoing
@@ -350,7 +351,7 @@ class Orchestrator:
         try:
             answer = consider(self.parsers, self.policy if ask else None, execution, self.running, now)
             if isinstance(answer, Decline):
-                self.reports.decide(JobStatus.REJECTED, {"reason": answer.reason})
+                self.reports.decide(JobStatus.REJECTED, answer.details)
             elif isinstance(answer, Defer):
                 self._deferral = answer
             else:
@@ -405,7 +406,7 @@ class Orchestrator:
                 self._accept()
             self._fire(Trigger.TRIAL_FOUND if start is Start.SELF_TEST else Trigger.JOB_DECIDED, now)
         else:
-            self._refuse(RemoteOtaError(f"{self.running} runs", reason=start.value))
+            self._refuse(start_error(start, self.running))
             self._fire(Trigger.TRIAL_FAILED if self.bootloader.on_trial else Trigger.JOB_DECIDED, now)
 
     def _files_of(self, execution: JobExecution) -> OtaJob | None:

@@ -37,6 +37,12 @@ class Decline:
     """No, never: the job is REJECTED, with this reason."""
 
     reason: str
+    advice: str = ""  # What whoever offers the job should do; "": nothing
+
+    @property
+    def details(self) -> dict[str, str]:
+        """As statusDetails."""
+        return {"reason": self.reason} | ({"advice": self.advice} if self.advice else {})
 
 # %% ../nbs/13e_policy.ipynb #11642a2f
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ def guarded(
     except OtaError:
         raise
     except Exception as error:
-        raise LocalOtaError(f"{type(error).__name__}: {error}", reason=reason) from error
+        raise LocalOtaError(f"{type(error).__name__}: {error}", reason=reason, advice="mend it in the device's program") from error
 
 # %% ../nbs/13e_policy.ipynb #66bbadca
 def parsed(
@@ -89,7 +95,10 @@ def parsed(
     return guarded(lambda: parse_with(parsers, execution.document or {}))
 
 # %% ../nbs/13e_policy.ipynb #a43e2ce2
-UNKNOWN = Decline("rejected: job-unknown: no parser of this device takes this job")
+UNKNOWN = Decline(
+    "rejected: job-unknown: no parser of this device takes this job",
+    "send an afr_ota document, or give the device a parser for this kind",
+)
 
 
 def consider(

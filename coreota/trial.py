@@ -83,7 +83,7 @@ class Trial:
             self._ask_at = now + SELF_TEST_POLL
             return False
         if not well:
-            raise LocalOtaError("the self-test said no", reason="self-test", advice="the old image comes back")
+            raise LocalOtaError("the self-test said no", reason="self-test", advice="read the device's own log of the trial; the old image comes back")
         self.bootloader.confirm()
         self._ends = None
         return True

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import coreota
-from coreota.states import Start
+from coreota.image import Version
+from coreota.states import Start, start_error
 
 PACKAGE = Path(coreota.__file__).parent
 RAISED = {"LocalOtaError": "ours", "RemoteOtaError": "the peer's", "FlashError": "ours", "_fail": "the peer's"}
@@ -89,7 +90,7 @@ def found_in(path: Path) -> Iterator[Reason]:
                 yield Reason(name, "ours", f"… is no {kind}", "take the characters that the message names", module)
         elif called == "Decline":
             _, name, message = words(first).split(": ", 2)
-            yield Reason(name, "the peer's", message, "", module)
+            yield Reason(name, "the peer's", message, words(second), module)
         elif called in RAISED:
             for name in texts(given.get("reason")):
                 yield Reason(name, RAISED[called], words(first), words(given.get("advice")), module)
@@ -99,7 +100,7 @@ def reasons() -> list[Reason]:
     """All of them, in alphabetical order."""
     found = [reason for path in PACKAGE.rglob("*.py") for reason in found_in(path)]
     decided = (Start.STATE_MISMATCH, Start.SAME_FIRMWARE, Start.DOWNGRADE)  # `judge_start` names these
-    found += [Reason(start.value, "the peer's", "… runs", "", "states") for start in decided]
+    found += [Reason(s.value, "the peer's", "… runs", start_error(s, Version(0)).advice, "states") for s in decided]
     return sorted(set(found), key=lambda reason: (reason.name, reason.module, reason.message))
 
 

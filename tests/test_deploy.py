@@ -14,6 +14,7 @@ from coreota.cli import main
 from coreota.deploytool import Cloud, Deploy, Deployment, Watch
 from coreota.devicetool import record_of
 from coreota.errors import RemoteOtaError
+from coreota.reports import read_failure
 from coreota.sim.lab import firmware, lab_key, next_build
 from coreota.states import PatchGivenUp
 
@@ -98,14 +99,21 @@ def test_a_group_a_profile_and_http(desk: Desk) -> None:
     assert desk.runs("bulb") == ("2.0.0", True)
 
 
-def test_refused(desk: Desk) -> None:
-    """Signed by somebody else: the device says why, and the exit status is 1."""
+def test_refused(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """Signed by somebody else: the device says why and what to do, and `coreota status` shows it; exit status 1."""
     with desk.device("oven"):
         words = desk.deploy_words("--thing", "oven", "--key", "other.key", "--id", "u3")
         status, records, _ = desk.run(*words)
     last = [record for record in records if record["event"] == "Thing"][-1]
     assert (status, last["status"], records[-1]["ok"]) == (1, "FAILED", False)
-    assert last["details"]["reason"].startswith("rejected: signature-mismatch")
+    failure = read_failure(last["details"])
+    assert failure and (failure.ours, failure.reason) == (False, "signature-mismatch")
+    assert failure.advice == "was it changed after signing, or signed with another key?"
+    assert main(["status", "u3", "--api", desk.ready["api"]]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "      oven  FAILED  reason rejected: signature-mismatch: the file is not what was signed for /cert.pem",
+        "    advice  was it changed after signing, or signed with another key?",
+    ]
     assert desk.runs("oven") == ("1.0.0", True)
 
 
