@@ -17,7 +17,7 @@ from .download import DownloadEvent
 from .errors import LocalOtaError, OtaError, RemoteOtaError
 from .http import Fetcher
 from .image import Version
-from .jobmessages import JobExecution, JobStatus
+from .jobexecution import JobExecution, JobStatus
 from coreota.jobs import (
     JobsHandler,
     JobsEvent,

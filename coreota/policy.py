@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from .errors import LocalOtaError, OtaError
 from .image import Version
-from .jobmessages import JobExecution
+from .jobexecution import JobExecution
 from .parser import JobParser, ParsedJob, parse_with
 
 # %% ../nbs/13e_policy.ipynb #b967710e

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .config import OtaConfig
 from .errors import OtaError, RemoteOtaError, status_text
 from .image import Version
-from .jobmessages import JobStatus, check_status_details
+from .jobexecution import JobStatus, check_status_details
 from .jobs import JobsHandler
 from .states import version_code
 

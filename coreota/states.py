@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from .errors import OtaError, RemoteOtaError
 from .image import Version
-from .jobmessages import JobStatus
+from .jobexecution import JobStatus
 from .parser import OtaFile
 
 # %% ../nbs/13c_states.ipynb #c3bacd09

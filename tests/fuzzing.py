@@ -23,7 +23,8 @@ from coreota.codec import StreamRejected as Rejected
 from coreota.errors import LocalOtaError, OtaError, RemoteOtaError
 from coreota.flash import NorFlash
 from coreota.image import validate_image
-from coreota.jobmessages import JobStatus, match_topic
+from coreota.jobexecution import JobStatus
+from coreota.jobmessages import match_topic
 from coreota.jobs import JobsHandler
 from coreota.journal import Journal
 from coreota.parser import OtaJob, OtaParser, ota_document

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coreota.config import OtaConfig
 from coreota.flash import PowerCut
-from coreota.jobmessages import JobStatus
+from coreota.jobexecution import JobStatus
 from coreota.policy import Accept, Decision, Defer, Offer
 from coreota.sim.lab import FAULTS, PATCH_FAULTS, Lab
 from coreota.sim.link import LossyLink

@@ -9,7 +9,7 @@ from coreota.config import OtaConfig
 from coreota.download import DownloadEvent, DownloadFailed, FileDownloader
 from coreota.errors import LocalOtaError, OtaError, RemoteOtaError
 from coreota.flash import NorFlash, PowerCut
-from coreota.jobmessages import JobStatus
+from coreota.jobexecution import JobStatus
 from coreota.parser import OtaFile, OtaJob
 from coreota.policy import Accept, Decision, Decline, Defer, Offer, UpdatePolicy
 from coreota.provider.ota import UpdateFile
