@@ -35,6 +35,7 @@ from .journal import Journal
 from .parser import CustomJob, JobParser, OtaJob, OtaParser, ParsedJob
 from .patch import PatchFormat
 from .patchroom import PATCHES
+from .plan import MakeDownloader, Parts, commit_files, held, http_downloader, mqtt_downloader
 from .policy import Decline, Defer, UpdatePolicy, accept_all, consider, guarded, parsed
 from .reports import Reports
 from .signing import Verifier
@@ -59,7 +60,7 @@ from coreota.states import (
 from .store import Store
 from .topics import Fetched, Message, Outgoing
 from .trial import Trial
-from .update import MakeDownloader, Outcome, Parts, Update, commit_files, held, http_downloader, mqtt_downloader
+from .update import Outcome, Update
 
 # %% ../nbs/14_orchestrator.ipynb #55abbec9
 JOB_IS_OVER = frozenset({"InvalidStateTransition", "TerminalStateReached", "ResourceNotFound", "VersionMismatch"})

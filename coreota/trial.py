@@ -13,9 +13,9 @@ from .config import OtaConfig
 from .errors import LocalOtaError
 from .journal import Journal
 from .parser import OtaJob
+from .plan import commit_files
 from .policy import guarded
 from .store import Store
-from .update import commit_files
 
 # %% ../nbs/13h_trial.ipynb #ca5e8e08
 SELF_TEST_POLL = 1.0  # Seconds until a self-test that does not know yet is asked again

@@ -11,6 +11,7 @@ from coreota.errors import LocalOtaError, OtaError, RemoteOtaError
 from coreota.flash import NorFlash, PowerCut
 from coreota.jobexecution import JobStatus
 from coreota.parser import OtaFile, OtaJob
+from coreota.plan import mqtt_downloader
 from coreota.policy import Accept, Decision, Decline, Defer, Offer, UpdatePolicy
 from coreota.provider.ota import UpdateFile
 from coreota.provider.streams import BytesContent
@@ -28,7 +29,6 @@ from coreota.states import (
 )
 from coreota.store import FlashStore
 from coreota.topics import Message
-from coreota.update import mqtt_downloader
 
 
 def slow() -> LossyLink:

@@ -27,6 +27,7 @@ from ..states import Progress, State, UpdateStarted
 from ..parser import JobParser, OtaParser
 from ..patch import PatchFormat
 from ..patchroom import PATCHES, SEQUENTIAL, Patchable
+from ..plan import MakeDownloader
 from ..policy import UpdatePolicy, accept_all
 from ..provider.books import StatusChange
 from ..provider.ota import UpdateFile, UpdateProvider, placeholder, with_patches
@@ -37,7 +38,6 @@ from ..store import Store
 from ..swap import slot_kinds
 from ..topics import Endpoint
 from ..transport import Link, LocalBroker, LocalTransport, PerfectLink, VirtualClock, simulate
-from ..update import MakeDownloader
 
 # %% auto #0
 __all__ = ['FAULTS', 'PATCH_FAULTS', 'lab_key', 'noise', 'firmware', 'boot_config', 'install', 'flash_rows', 'update_file',
