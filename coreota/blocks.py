@@ -204,9 +204,11 @@ class MemoryPool:
         if not self._free:
             return None
         number = self._free.pop()
-        self._lent[id(self._buffers[number])] = number
-        self.peak = max(self.peak, self.in_use)
-        return memoryview(self._buffers[number])
+        buffer = self._buffers[number]
+        self._lent[id(buffer)] = number
+        if len(self._lent) > self.peak:
+            self.peak = len(self._lent)
+        return memoryview(buffer)
 
     def release(
         self,

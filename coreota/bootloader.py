@@ -145,7 +145,7 @@ class McubootBootloader:
         self.config, self.slots = config, BootSlots(first, second, config, tuple(keys), counter)
         self._active = first
         self._running: Version | None = None
-        self._capacity = config.max_image_size
+        self._capacity, self._base = config.max_image_size, config.image_base
 
     @property
     def running(self) -> Version | None:
@@ -225,11 +225,11 @@ class McubootBootloader:
         if offset + len(data) > self._capacity:
             raise LocalOtaError(f"bytes up to {offset + len(data)}, room for {self._capacity}", reason="image-too-large")
         whole = data if len(data) % self.config.write_align == 0 else padded(data, self.config.write_align)
-        self.update_slot.write(self.config.image_base + offset, whole)
+        self.update_slot.write(self._base + offset, whole)
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of what was stored."""
-        return self.update_slot.read(self.config.image_base + offset, length)
+        return self.update_slot.read(self._base + offset, length)
 
     @property
     def erase_unit(self) -> int:

@@ -12,6 +12,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -155,16 +156,36 @@ def _read_cbor(
 
 # %% ../nbs/05_codec.ipynb #438a8621
 _NUMBER = rb"([\x00-\x17]|\x18.|\x19..|\x1a....)"
-_CBOR_BLOCK = re.compile(
-    rb"(?:\xa4|\xa5ac([\x60-\x77])([\x00-\x7f]{0,23}?))af%b" % _NUMBER
-    + rb"ai%bal%bap([\x40-\x57]|\x58.|\x59..|\x5a....)" % (_NUMBER, _NUMBER),
-    re.DOTALL,
-)
+_OPENING = rb"(?:\xa4|\xa5ac([\x60-\x77])([\x00-\x7f]{0,23}?))af%b" % _NUMBER
+_CLOSING = rb"al%bap([\x40-\x57]|\x58.|\x59..|\x5a....)" % _NUMBER
+_CBOR_BLOCK = re.compile(b"(%b)ai%b(%b)" % (_OPENING, _NUMBER, _CLOSING), re.DOTALL)
 
 # %% ../nbs/05_codec.ipynb #6cde3d08
 def _number(raw: bytes) -> int:
     """The argument of a CBOR item's head, where its major type is 0."""
     return raw[0] if len(raw) == 1 else int.from_bytes(raw[1:])
+
+# %% ../nbs/05_codec.ipynb #8a814b5b
+@lru_cache(maxsize=64)
+def _opening(
+    raw: bytes,  # What stands before the number of a block
+) -> tuple[int, str | None] | None:  # File id and token; None: they are not as they should be
+    """Whose block it is."""
+    size, token, file_id = re.fullmatch(_OPENING, raw, re.DOTALL).groups()  # type: ignore[union-attr]
+    if file_id > b"\x18\xff" or (size and size[0] - 0x60 != len(token)):
+        return None
+    return _number(file_id), token.decode() if size else None
+
+# %% ../nbs/05_codec.ipynb #805121d7
+@lru_cache(maxsize=64)
+def _closing(
+    raw: bytes,  # What stands between the number of a block and its payload
+) -> int | None:  # Bytes, 1 to 131072; None: it says two things, or none that may be
+    """How long the payload is."""
+    length, head = re.fullmatch(_CLOSING, raw, re.DOTALL).groups()  # type: ignore[union-attr]
+    number = _number(length)
+    same = number == (head[0] - 0x40 if len(head) == 1 else _number(head))
+    return number if same and 0 < number <= MAX_BLOCK else None
 
 # %% ../nbs/05_codec.ipynb #926e8115
 def _usual_cbor_block(payload: BytesLike) -> DataBlock | None:
@@ -172,13 +193,11 @@ def _usual_cbor_block(payload: BytesLike) -> DataBlock | None:
     found = _CBOR_BLOCK.match(payload)
     if found is None:
         return None
-    size, token, file_id, index, length, head = found.groups()
-    data, number, block = memoryview(payload)[found.end() :], _number(length), _number(index)
-    if not len(data) == number == (head[0] - 0x40 if len(head) == 1 else _number(head)) or not 0 < number <= MAX_BLOCK:
+    first, index, last = found.group(1, 5, 6)
+    opening, data, number = _opening(first), memoryview(payload)[found.end() :], _number(index)
+    if opening is None or len(data) != _closing(last) or number >= 2**31:
         return None
-    if file_id > b"\x18\xff" or block >= 2**31 or (size and size[0] - 0x60 != len(token)):
-        return None
-    return DataBlock(_number(file_id), block, data, token.decode() if size else None)
+    return DataBlock(opening[0], number, data, opening[1])
 
 # %% ../nbs/05_codec.ipynb #9890d6ce
 class CborCodec(_Codec):

@@ -85,7 +85,8 @@ class Device:
 
     def _after(self, now: float) -> None:
         """Pass on what the orchestrator says; reset if that is what it says."""
-        while (event := self.orchestrator.next_event()) is not None:
+        orchestrator = self.orchestrator
+        while (event := orchestrator.next_event()) is not None:
             self.on_event(event)
             if isinstance(event, RebootRequired):
                 self.boot(now)

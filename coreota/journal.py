@@ -27,7 +27,8 @@ def record(
     index: int = 0,  # Of the block, 0 to 2**32 - 1
 ) -> bytes:  # 8 bytes
     """A record as it is written."""
-    return _RECORD.pack(kind, index, crc32(kind + index.to_bytes(4, "little")).to_bytes(4, "little")[:3])
+    body = kind + index.to_bytes(4, "little")
+    return body + crc32(body).to_bytes(4, "little")[:3]
 
 # %% ../nbs/12a_journal.ipynb #69ef5056
 def read_record(
@@ -103,6 +104,7 @@ class Journal:
         self.missing: Bitmap | None = None  # None: there is nothing to go on with
         self._bank, self._next = 0, flash.size  # The bank in use, and where the next record goes
         self._unit = -(-_RECORD.size // flash.write_size) * flash.write_size
+        self._rest = erased(self._unit - _RECORD.size)  # What fills a record up
         for bank in (0, 1):
             self._load(bank)
         if self.generation:
@@ -219,7 +221,7 @@ class Journal:
             self._summarise()
             return
         self._next += self._unit
-        self.flash.write(self._next - self._unit, padded(record(kind, index), self._unit))
+        self.flash.write(self._next - self._unit, record(kind, index) + self._rest)
 
     def _summarise(self) -> None:
         """Begin the other bank with all that is known; until its head is whole, this one counts."""

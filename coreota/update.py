@@ -48,7 +48,7 @@ class RateWatch:
         self.start(received, now)
 
 # %% ../nbs/13f_update.ipynb #eef1c87f
-PIECE = 1 << 13  # Bytes that are read from flash at once to be verified
+PIECE = 1 << 15  # Bytes that are read from flash at once to be verified
 
 
 def pieces(

@@ -31,11 +31,12 @@ def read_length(
     end: int,  # How far there are data
 ) -> tuple[int, int] | None:  # The length, and where the packet's body begins; None: not all of it is here yet
     """The remaining length of a packet; raises RemoteOtaError where it has more than four bytes."""
-    length = 0
-    for shift, place in zip((0, 7, 14, 21), range(at, end), strict=False):
+    length = shift = 0
+    for place in range(at, min(end, at + 4)):
         length |= (data[place] & 127) << shift
         if data[place] < 128:
             return length, place + 1
+        shift += 7
     if end - at >= 4:
         raise RemoteOtaError("a packet's length has more than four bytes", reason="packet-invalid", advice="is that an MQTT broker?")
     return None
