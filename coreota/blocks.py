@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BytesLike', 'MIN_BLOCK', 'MAX_BLOCK', 'MAX_REQUEST', 'MAX_BLOCKS', 'MAX_BITMAP', 'block_count', 'block_length',
-           'pack_bits', 'Bitmap', 'MemoryPool']
+           'pack_bits', 'Bits', 'Bitmap', 'MemoryPool']
 
 # %% ../nbs/04_blocks.ipynb #0413f3e3
 from collections.abc import Iterable
@@ -61,17 +61,16 @@ def pack_bits(
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 # %% ../nbs/04_blocks.ipynb #35dc64f0
-class Bitmap:
-    """Which blocks are missing, one bit each, least significant bit first."""
+class Bits:
+    """Numbered bits that change in place, least significant bit first."""
 
     def __init__(
         self,
-        count: int,  # Blocks, 0 or more; all are missing at first
+        count: int,  # How many, 0 or more; all are set at first
     ) -> None:
         if count < 0:
             raise LocalOtaError(f"a bitmap of {count} bits", reason="block-count", advice="take 0 or more")
-        self.count, self.remaining = count, count  # Blocks, and how many of them are missing
-        self._low = 0  # No block before this one is missing
+        self.count, self.remaining = count, count  # Bits, and how many of them are set
         self._bits = bytearray(b"\xff" * (count // 8))
         if count % 8:
             self._bits.append((1 << count % 8) - 1)
@@ -81,23 +80,43 @@ class Bitmap:
 
     def clear(self, index: int) -> None:
         """The block is here; clearing it twice is harmless; raises LocalOtaError where there is no such block."""
-        if not 0 <= index < self.count:
-            what = f"there is no block {index} of {self.count}"
-            raise LocalOtaError(what, reason="block-index", advice="blocks are counted from 0")
-        place, bit = index >> 3, 1 << (index & 7)
-        if self._bits[place] & bit:
-            self._bits[place] ^= bit
+        self._check(index)
+        if index in self:
+            self._bits[index >> 3] &= ~(1 << (index & 7))
             self.remaining -= 1
 
     def set(self, index: int) -> None:
         """The block is missing again; raises LocalOtaError where there is no such block."""
-        if not 0 <= index < self.count:
-            what = f"there is no block {index} of {self.count}"
-            raise LocalOtaError(what, reason="block-index", advice="blocks are counted from 0")
+        self._check(index)
         if index not in self:
             self._bits[index >> 3] |= 1 << (index & 7)
             self.remaining += 1
-            self._low = min(self._low, index)
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.count:
+            what = f"there is no block {index} of {self.count}"
+            raise LocalOtaError(what, reason="block-index", advice="blocks are counted from 0")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bits) and (self.count, self._bits) == (other.count, other._bits)
+
+    __hash__ = None  # type: ignore[assignment]
+
+# %% ../nbs/04_blocks.ipynb #f394227e
+class Bitmap(Bits):
+    """Which blocks are missing, one bit each; finds the next ones, and travels as bytes."""
+
+    def __init__(
+        self,
+        count: int,  # Blocks, 0 or more; all are missing at first
+    ) -> None:
+        super().__init__(count)
+        self._low = 0  # No block before this one is missing
+
+    def set(self, index: int) -> None:
+        """The block is missing again; raises LocalOtaError where there is no such block."""
+        super().set(index)
+        self._low = min(self._low, index)
 
     def first(self) -> int | None:
         """The first missing block; None: nothing is missing."""
@@ -151,11 +170,6 @@ class Bitmap:
         bitmap._bits[:] = data
         bitmap.remaining = bits.bit_count()
         return bitmap
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Bitmap) and (self.count, self._bits) == (other.count, other._bits)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         shown = "".join("·" if index in self else "█" for index in range(min(self.count, 64)))
