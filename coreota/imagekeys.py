@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Protocol, TypeAlias, Union, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, Union, runtime_checkable
 
 # %% auto #0
 __all__ = ['ImagePrivateKey', 'ImagePublicKey', 'ECDSA_TLV', 'ED25519_TLV', 'RSA2048_TLV', 'RSA3072_TLV', 'HeldPublicKey',
-           'HeldPrivateKey', 'signature_tlv', 'key_hash', 'sign_digest', 'without_padding', 'good_signature',
+           'HeldPrivateKey', 'is_held', 'signature_tlv', 'key_hash', 'sign_digest', 'without_padding', 'good_signature',
            'public_key_of']
 
 # %% ../nbs/09c_imagekeys.ipynb #07cf687d
@@ -57,12 +57,19 @@ ImagePrivateKey: TypeAlias = Union["ec.EllipticCurvePrivateKey", "ed25519.Ed2551
 ImagePublicKey: TypeAlias = Union["ec.EllipticCurvePublicKey", "ed25519.Ed25519PublicKey", "rsa.RSAPublicKey", HeldPublicKey]
 ECDSA_TLV, ED25519_TLV, RSA2048_TLV, RSA3072_TLV = 0x22, 0x24, 0x20, 0x23  # MCUboot's image.h
 
+# %% ../nbs/09c_imagekeys.ipynb #b60008bd
+def is_held(
+    key: object,
+) -> TypeGuard[HeldPublicKey]:
+    """Whether something else checks this key's signatures."""
+    return hasattr(key, "good_signature")
+
 # %% ../nbs/09c_imagekeys.ipynb #f922c6ab
 def signature_tlv(
     key: ImagePublicKey,
 ) -> int:  # The type of the TLV that its signatures stand in
     """What kind of signature a key makes; LocalOtaError for a key that is none of P-256, Ed25519, RSA of 2048 or 3072 bits."""
-    if isinstance(key, HeldPublicKey):
+    if is_held(key):
         return key.tlv
     if isinstance(key, ed25519.Ed25519PublicKey):
         return ED25519_TLV
@@ -70,18 +77,25 @@ def signature_tlv(
         return ECDSA_TLV
     if isinstance(key, rsa.RSAPublicKey) and key.key_size in (2048, 3072):
         return RSA2048_TLV if key.key_size == 2048 else RSA3072_TLV
-    what = f"the curve {key.curve.name}" if isinstance(key, ec.EllipticCurvePublicKey) else f"{type(key).__name__}"
-    raise LocalOtaError(f"an image key of {what}", reason="key-type", advice="take P-256, Ed25519, or RSA of 2048 or 3072 bits")
+    raise _unfit(key)
+
+
+def _unfit(key: object) -> LocalOtaError:
+    what = f"the curve {key.curve.name}" if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
+    return LocalOtaError(f"an image key of {what}", reason="key-type", advice="take P-256, Ed25519, or RSA of 2048 or 3072 bits")
 
 # %% ../nbs/09c_imagekeys.ipynb #724529b8
 def key_hash(
     key: ImagePublicKey,
 ) -> bytes:  # 32 bytes
     """SHA-256 of the key in DER: PKCS 1 for RSA, else SubjectPublicKeyInfo (imgtool: get_public_bytes)."""
-    if isinstance(key, HeldPublicKey):
+    if is_held(key):
         return key.key_hash()
-    form = serialization.PublicFormat.PKCS1 if isinstance(key, rsa.RSAPublicKey) else serialization.PublicFormat.SubjectPublicKeyInfo
-    return sha256(key.public_bytes(serialization.Encoding.DER, form)).digest()
+    if isinstance(key, rsa.RSAPublicKey):
+        return sha256(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)).digest()
+    if isinstance(key, (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)):
+        return sha256(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).digest()
+    raise _unfit(key)
 
 # %% ../nbs/09c_imagekeys.ipynb #2e7475a0
 def _pss() -> padding.PSS:
@@ -94,13 +108,19 @@ def sign_digest(
 ) -> bytes:
     """A signature as imgtool makes it; LocalOtaError for a key that images can't be signed with."""
     signature_tlv(key.public_key())
-    if isinstance(key, HeldPrivateKey):
+    if _signs(key):
         return key.sign_digest(digest)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256()), deterministic_signing=True))
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(digest, _pss(), utils.Prehashed(hashes.SHA256()))
-    return key.sign(digest)
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(digest)
+    raise _unfit(key)
+
+
+def _signs(key: object) -> TypeGuard[HeldPrivateKey]:
+    return hasattr(key, "sign_digest")
 
 # %% ../nbs/09c_imagekeys.ipynb #16e42d69
 def without_padding(
@@ -117,7 +137,7 @@ def good_signature(
     signature: bytes,  # As it stands in the TLV
 ) -> bool:
     """Did the owner of this key sign this digest? Whatever is wrong, the answer is no."""
-    if isinstance(key, HeldPublicKey):
+    if is_held(key):
         return key.good_signature(digest, signature)
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
@@ -126,8 +146,10 @@ def good_signature(
             key.verify(without_padding(signature), digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
         elif isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, digest, _pss(), utils.Prehashed(hashes.SHA256()))
-        else:
+        elif isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, digest)
+        else:
+            return False
     except exceptions.InvalidSignature:
         return False
     return True

@@ -131,8 +131,9 @@ def test_every_tear_the_plain_way(name: str, monkeypatch: pytest.MonkeyPatch) ->
             harm = Harm((number,), torn_bytes=length)
             if size < 1024 or length % 16 == 9 or length > size - 40:
                 plain |= {(number, length)} if judge(scene, harm, *run(scene, harm)) else set()
-        for length, count, complaint in tears(memory, moment, FULL):
-            reduced |= {(number, one) for one in range(length, length + count)} if complaint else set()
+        for tear in tears(memory, moment, FULL):
+            alike_ones = range(tear.length, tear.length + tear.count)
+            reduced |= {(number, one) for one in alike_ones} if tear.complaint else set()
     assert plain <= reduced
     assert all(length % 16 != 9 for _, length in reduced - plain)
     assert bool(plain) == (name == "as MCUboot")
@@ -141,7 +142,8 @@ def test_every_tear_the_plain_way(name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_tears_cover_every_byte_once() -> None:
     memory = Memory(scene_of(SMALL))
     for moment in moments(memory):
-        covered = [one for length, count, _ in tears(memory, moment, FULL) for one in range(length, length + count)]
+        found = list(tears(memory, moment, FULL))
+        covered = [one for tear in found for one in range(tear.length, tear.length + tear.count)]
         assert covered == list(range(1, moment.operation.length))
 
 
