@@ -14,6 +14,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,8 @@ def serve(
     """Run a provider until it is told to end; raises LocalOtaError where it cannot, or cannot any more."""
     from coreota.provider.service import ProviderServer
 
+    for name in ("starlette", "uvicorn", "boto3"):  # what is missing is said before anything is written
+        import_module(name)
     server, records = ProviderServer(options), SimpleQueue[dict[str, Any]]()
     server.on_event = lambda event: records.put({"event": type(event).__name__, **plain(event)})
     server.on_problem = lambda reason: records.put({"event": "Problem", "reason": reason})

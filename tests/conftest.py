@@ -9,7 +9,8 @@ from brokers import CONFIG, TlsBroker, free_port, make_tls_broker, running_mosqu
 from databases import fresh_database, running_postgresql
 from hypothesis import settings
 
-from coreota.provider.books import MemoryStore, Store
+from coreota.provider.books import Store
+from coreota.provider.memory import MemoryStore
 from coreota.provider.sqlstore import SqlStore
 
 settings.register_profile("patient", deadline=None)  # time decides no test

@@ -70,12 +70,17 @@ def coreota(*words: str, without: str = "") -> "subprocess.CompletedProcess[str]
     ("package", "command", "extra"),
     [("amqtt", "demo", "provider"), ("rich", "demo", "demo"), ("starlette", "provider", "server")],
 )
-def test_an_extra_is_missing(package: str, command: str, extra: str) -> None:
+def test_an_extra_is_missing(
+    package: str, command: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said before anything is written."""
+    monkeypatch.chdir(tmp_path)
     done = coreota(command, without=package)
     assert done.returncode == 2
     assert package in done.stderr
     assert f": pip install 'coreota[{extra}]'\n" in done.stderr
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

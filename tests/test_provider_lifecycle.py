@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from coreota.errors import LocalOtaError
 from coreota.jobs import JobStatus
-from coreota.provider.books import Execution, Job, JobState, MemoryStore, Store
+from coreota.provider.books import Execution, Job, JobState, Store
 from coreota.provider.lifecycle import JobChanged, Lifecycle, notifications
+from coreota.provider.memory import MemoryStore
 from coreota.provider.rules import (
     AbortRule,
     EndBehavior,

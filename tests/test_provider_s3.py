@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from coreota.errors import LocalOtaError
 from coreota.provider.api import ApiServer, ControlApi
 from coreota.provider.artifacts import FolderArtifacts, S3Artifacts, StoredStreams, StreamFile, StreamRecord
-from coreota.provider.books import MemoryStore
+from coreota.provider.memory import MemoryStore
 from coreota.provider.ota import pieces
 from coreota.provider.s3 import S3App, s3_operations
 from coreota.provider.uploads import MIN_PART, ChunkDecoder, S3Error

@@ -41,6 +41,11 @@ class Failing(SqlStore):
             raise LocalOtaError("the store failed (gone)", reason="store")
         return super().run(work)
 
+    def read(self, work: Callable[[Books], Any]) -> Any:
+        if self.away:
+            raise LocalOtaError("the store failed (gone)", reason="store")
+        return super().read(work)
+
 
 def test_a_database_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HTTP says 503, MQTT says InternalError, the problem is told, and both go on when it is back."""

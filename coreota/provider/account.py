@@ -89,7 +89,7 @@ class Tags:
             tagged(life.books, p["resourceArn"])
             return tags_of(life.books, p["resourceArn"])
 
-        rows = [(key, {"Key": key, "Value": value}) for key, value in sorted(self.jobs.work(work, now).items())]
+        rows = [(key, {"Key": key, "Value": value}) for key, value in sorted(self.jobs.look(work, now).items())]
         listed, more = page(rows, p)
         return {"tags": listed, **more}
 
@@ -129,7 +129,7 @@ class StoredProfiles(Mapping[str, SignerProfile]):
         self.jobs, self.keys_by_name = jobs, keys
 
     def _kept(self) -> dict[str, SignerProfile]:
-        documents = self.jobs.store.run(lambda books: books.documents("signing-profile"))
+        documents = self.jobs.store.read(lambda books: books.documents("signing-profile"))
         active = {name: one for name, one in documents.items() if one["status"] == "Active" and one["key"] in self.keys_by_name}
         put = {name: replace(self.keys_by_name[one["key"]], certfile=one["certfile"]) for name, one in active.items()}
         return {**self.keys_by_name, **put}
@@ -200,7 +200,7 @@ class Signer:
 
     def list_signing_profiles(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListSigningProfiles: those that can be used, or all."""
-        kept = self.jobs.work(lambda life: life.books.documents("signing-profile"), now)
+        kept = self.jobs.look(lambda life: life.books.documents("signing-profile"), now)
         wanted = ("Active", "Canceled") if p.get("includeCanceled") else ("Active",)
         listed, more = page([(name, shown_profile(name, one)) for name, one in kept.items() if one["status"] in wanted], p)
         return {"profiles": listed, **more}
@@ -224,7 +224,7 @@ class Signer:
         content, profile = self.artifacts.content(source["bucketName"], source["key"], version), profiles[name]
         signed = {"bucketName": target["bucketName"], "key": f"{target.get('prefix', '')}{job_id}"}
         self.artifacts.copy(content, signed["bucketName"], signed["key"])
-        kept = self.jobs.store.run(lambda books: books.document("signing-profile", name)) or {"key": name, "platform": "AmazonFreeRTOS-Default"}
+        kept = self.jobs.store.read(lambda books: books.document("signing-profile", name)) or {"key": name, "platform": "AmazonFreeRTOS-Default"}
         document = {
             "profile": name, "key": kept["key"], "platform": kept["platform"], "created_at": now, "certfile": profile.certfile,
             "signature": base64.b64encode(profile.sign(content)).decode(), "algorithm": profile.algorithm.value,
@@ -240,13 +240,13 @@ class Signer:
 
     def list_signing_jobs(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListSigningJobs, all that have succeeded, which are all."""
-        kept = self.jobs.work(lambda life: life.books.documents("signing-job"), now)
+        kept = self.jobs.look(lambda life: life.books.documents("signing-job"), now)
         wanted = p.get("status", "Succeeded") == "Succeeded"
         listed, more = page([(job_id, shown_job(job_id, one, every=False)) for job_id, one in kept.items() if wanted], p)
         return {"jobs": listed, **more}
 
     def _found(self, kind: str, name: str, now: float) -> Mapping[str, Any]:
-        found = self.jobs.work(lambda life: life.books.document(kind, name), now)
+        found = self.jobs.look(lambda life: life.books.document(kind, name), now)
         if found is None:
             raise not_found(f"{kind.replace('-', ' ')} {name}")
         return found

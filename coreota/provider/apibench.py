@@ -25,7 +25,8 @@ from ..errors import LocalOtaError
 from ..mqtt import WallClock
 from .api import ApiServer, ControlApi
 from .artifacts import FolderArtifacts
-from .books import MemoryStore, Store
+from .books import Store
+from .memory import MemoryStore
 from .registry import arn
 from .service import LockedJobs, provider_parts
 from .sqlstore import SqlStore

@@ -265,7 +265,7 @@ class StoredStreams:
         return stream
 
     def _look_up(self, stream_id: str) -> Stream | None:
-        value = self.store.run(lambda books: books.document("stream", stream_id))
+        value = self.store.read(lambda books: books.document("stream", stream_id))
         if value is None:
             return None
         record = StreamRecord.from_json(value)

@@ -202,11 +202,11 @@ class JobsControl:
             config = life.books.document("job-config", job.job_id) or {}
             return {"job": job_details(job, life.books.counts(job.job_id), config)}
 
-        return self.jobs.work(work, now)
+        return self.jobs.look(work, now)
 
     def list_jobs(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListJobs, the newest first."""
-        jobs = self.jobs.work(lambda life: list(reversed(life.books.jobs())), now)
+        jobs = self.jobs.look(lambda life: list(reversed(life.books.jobs())), now)
         rows = [(job.job_id, job_summary(job)) for job in jobs if p.get("thingGroupName") in (None, *job.groups)]
         wanted = ("status", "targetSelection")
         listed, more = page([row for row in rows if all(p.get(name) in (None, row[1][name]) for name in wanted)], p)
@@ -268,7 +268,7 @@ class JobsControl:
 
         rows = [
             (one.thing, {"thingArn": arn("thing", one.thing), "jobExecutionSummary": execution_summary(one)})
-            for one in self.jobs.work(work, now) if p.get("status") in (None, one.status)
+            for one in self.jobs.look(work, now) if p.get("status") in (None, one.status)
         ]
         listed, more = page(rows, p)
         return {"executionSummaries": listed, **more}
@@ -282,7 +282,7 @@ class JobsControl:
 
         rows = [
             (f"{one.job_id} {one.number}", {"jobId": one.job_id, "jobExecutionSummary": execution_summary(one)})
-            for one in reversed(self.jobs.work(work, now))
+            for one in reversed(self.jobs.look(work, now))
             if p.get("status") in (None, one.status) and p.get("jobId") in (None, one.job_id)
         ]
         listed, more = page(rows, p)
@@ -290,7 +290,7 @@ class JobsControl:
 
     def describe_job_execution(self, p: Parameters, now: float) -> dict[str, Any]:
         """DescribeJobExecution."""
-        one = self.jobs.work(lambda life: life.found(p["thingName"], p["jobId"], p.get("executionNumber")), now)
+        one = self.jobs.look(lambda life: life.found(p["thingName"], p["jobId"], p.get("executionNumber")), now)
         return {"execution": execution_details(one, now)}
 
     def cancel_job_execution(self, p: Parameters, now: float) -> dict[str, Any]:

@@ -153,6 +153,9 @@ class Registry:
     def _work(self, now: float, do: Callable[[Lifecycle], T]) -> T:
         return self.jobs.work(do, now)
 
+    def _look(self, now: float, do: Callable[[Lifecycle], T]) -> T:
+        return self.jobs.look(do, now)
+
     # Things
 
     def create_thing(self, p: Parameters, now: float) -> dict[str, Any]:
@@ -175,7 +178,7 @@ class Registry:
 
     def describe_thing(self, p: Parameters, now: float) -> dict[str, Any]:
         """DescribeThing."""
-        return self._work(now, lambda life: {**self._shown(life.books, p["thingName"]), "defaultClientId": p["thingName"]})
+        return self._look(now, lambda life: {**self._shown(life.books, p["thingName"]), "defaultClientId": p["thingName"]})
 
     def _shown(self, books: Books, name: str, short: bool = False) -> dict[str, Any]:
         document = thing_document(books, name)
@@ -197,7 +200,7 @@ class Registry:
             listed, more = page([row for row in things if wanted(row[1])], p)
             return {"things": listed, **more}
 
-        return self._work(now, work)
+        return self._look(now, work)
 
     def update_thing(self, p: Parameters, now: float) -> dict[str, Any]:
         """UpdateThing."""
@@ -253,7 +256,7 @@ class Registry:
     def describe_thing_group(self, p: Parameters, now: float) -> dict[str, Any]:
         """DescribeThingGroup."""
         name = p["thingGroupName"]
-        document = self._work(now, lambda life: group_document(life.books, name))
+        document = self._look(now, lambda life: group_document(life.books, name))
         return {
             "thingGroupName": name, "thingGroupId": document["id"], "thingGroupArn": arn("thinggroup", name),
             "version": document["version"], "thingGroupMetadata": {"creationDate": document["created_at"]},
@@ -265,9 +268,9 @@ class Registry:
     def list_thing_groups(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListThingGroups, all or those whose name begins so."""
         if "parentGroup" in p:
-            self._work(now, lambda life: group_document(life.books, p["parentGroup"]))
+            self._look(now, lambda life: group_document(life.books, p["parentGroup"]))
             return {"thingGroups": []}
-        names = self._work(now, lambda life: list(life.books.documents("group")))
+        names = self._look(now, lambda life: list(life.books.documents("group")))
         return self._groups([name for name in names if name.startswith(p.get("namePrefixFilter", ""))], p)
 
     def _groups(self, names: Sequence[str], p: Parameters) -> dict[str, Any]:
@@ -334,7 +337,7 @@ class Registry:
             group_document(life.books, p["thingGroupName"])
             return life.books.members(p["thingGroupName"])
 
-        listed, more = page([(name, name) for name in self._work(now, work)], p)
+        listed, more = page([(name, name) for name in self._look(now, work)], p)
         return {"things": listed, **more}
 
     def list_thing_groups_for_thing(self, p: Parameters, now: float) -> dict[str, Any]:
@@ -344,4 +347,4 @@ class Registry:
             thing_document(life.books, p["thingName"])
             return life.books.groups_of(p["thingName"])
 
-        return self._groups(self._work(now, work), p)
+        return self._groups(self._look(now, work), p)

@@ -33,6 +33,7 @@ from .ota import UpdateProvider
 from .outbox import DurableJobs
 from .presign import Presigner
 from .registry import Registry, T
+from .requests import JobsRequest
 from .s3 import S3App, S3Elsewhere
 from .sqlstore import SqlStore
 from .streams import Content
@@ -48,7 +49,7 @@ class LockedJobs(DurableJobs):
 
     def __init__(self, store: Store | None = None, share: str = "") -> None:
         self._lock = threading.RLock()
-        super().__init__(store, share)
+        super().__init__(store, share, name=os.urandom(8).hex())
 
     def work(self, do: Callable[[Lifecycle], T], now: float) -> T:
         """Do something with jobs in one transaction."""
@@ -69,6 +70,16 @@ class LockedJobs(DurableJobs):
         """Answer a request."""
         with self._lock:
             super().receive(message, now)
+
+    def ask(self, asked: JobsRequest, request: dict[str, Any], now: float) -> dict[str, Any]:
+        """The answer to a request that came over HTTP."""
+        with self._lock:
+            return super().ask(asked, request, now)
+
+    def handle_timer(self, now: float) -> None:
+        """It is that time."""
+        with self._lock:
+            super().handle_timer(now)
 
     def messages_to_send(self, now: float) -> list[Outgoing]:
         """What is to be published or subscribed."""

@@ -81,7 +81,7 @@ class StreamsControl:
 
     def describe_stream(self, p: Parameters, now: float) -> dict[str, Any]:
         """DescribeStream."""
-        record = self.jobs.work(lambda life: stream_record(life.books, p["streamId"]), now)
+        record = self.jobs.look(lambda life: stream_record(life.books, p["streamId"]), now)
         files = [
             {"fileId": one.file_id, "s3Location": without_none({"bucket": one.bucket, "key": one.key, "version": one.version})}
             for one in record.files
@@ -91,7 +91,7 @@ class StreamsControl:
 
     def list_streams(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListStreams, by name."""
-        records = self.jobs.work(lambda life: life.books.documents("stream"), now)
+        records = self.jobs.look(lambda life: life.books.documents("stream"), now)
         rows = [(name, shown_stream(StreamRecord.from_json(value))) for name, value in records.items()]
         listed, more = page(rows if p.get("ascendingOrder", True) else rows[::-1], p)
         return {"streams": listed, **more}
@@ -337,7 +337,7 @@ class UpdatesControl:
         return file
 
     def _signing_job(self, job_id: str | None) -> Mapping[str, Any] | None:
-        return None if job_id is None else self.jobs.store.run(lambda books: books.document("signing-job", job_id))
+        return None if job_id is None else self.jobs.store.read(lambda books: books.document("signing-job", job_id))
 
     def _places(self, files: list[Parameters], now: float) -> tuple[list[StreamFile], str | None]:
         """Where the files lie, and the stream that has them all if it was made before."""
@@ -364,12 +364,12 @@ class UpdatesControl:
         return places, streams.pop()
 
     def _stream(self, stream_id: str, now: float) -> StreamRecord:
-        return self.jobs.work(lambda life: stream_record(life.books, stream_id), now)
+        return self.jobs.look(lambda life: stream_record(life.books, stream_id), now)
 
     def get_ota_update(self, p: Parameters, now: float) -> dict[str, Any]:
         """GetOTAUpdate."""
         update_id = p["otaUpdateId"]
-        kept = self.jobs.work(lambda life: update_document(life.books, update_id), now)
+        kept = self.jobs.look(lambda life: update_document(life.books, update_id), now)
         return {"otaUpdateInfo": {
             "otaUpdateId": update_id, "otaUpdateArn": arn("otaupdate", update_id), "creationDate": kept["created_at"],
             "lastModifiedDate": kept["created_at"], **{name: kept[name] for name in SHOWN if name in kept},
@@ -379,7 +379,7 @@ class UpdatesControl:
 
     def list_ota_updates(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListOTAUpdates, by name."""
-        kept = self.jobs.work(lambda life: life.books.documents("update"), now)
+        kept = self.jobs.look(lambda life: life.books.documents("update"), now)
         complete = p.get("otaUpdateStatus", "CREATE_COMPLETE") == "CREATE_COMPLETE"
         rows = [
             (name, {"otaUpdateId": name, "otaUpdateArn": arn("otaupdate", name), "creationDate": value["created_at"]})
@@ -435,6 +435,6 @@ class AddressFiller:
         execution = body.get("execution", body)
         if "${aws:iot:s3-presigned-url:" not in json.dumps(execution.get("jobDocument") if isinstance(execution, Mapping) else None):
             return body
-        config = self.jobs.store.run(lambda books: books.document("job-config", str(execution.get("jobId", "")))) or {}
+        config = self.jobs.store.read(lambda books: books.document("job-config", str(execution.get("jobId", "")))) or {}
         lifetime = config.get("presignedUrlConfig", {}).get("expiresInSec", self.presigner.lifetime)
         return fill_documents(body, replace(self.presigner, lifetime=lifetime).sign, now)
