@@ -27,7 +27,8 @@ from coreota.provider.api import ApiServer, ControlApi
 from coreota.provider.artifacts import FolderArtifacts, S3Artifacts, StoredStreams, StreamFile, StreamRecord
 from coreota.provider.memory import MemoryStore
 from coreota.provider.ota import pieces
-from coreota.provider.s3 import S3App, s3_operations
+from coreota.provider.s3 import S3App
+from coreota.provider.s3requests import s3_operations
 from coreota.provider.uploads import MIN_PART, ChunkDecoder, S3Error
 from coreota.signing import digest_of
 from coreota.transport import VirtualClock

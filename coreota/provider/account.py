@@ -21,7 +21,7 @@ from .control import without_none
 from .jobs import JobsService
 from .lifecycle import Lifecycle
 from .registry import ApiError, Parameters, keep_tags, not_found, page, tags_of
-from .s3 import xml_of
+from .s3requests import xml_of
 from .updates import SignerProfile
 
 # %% ../../nbs/15o_provider_account.ipynb #2436c982
