@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSITIONS', 'OrchestratorEvent', 'State', 'Trigger', 'version_code', 'Start', 'judge_start', 'start_error',
-           'judge_version', 'StateChanged', 'UpdateStarted', 'Progress', 'UpdateVerified', 'PatchGivenUp',
-           'JobFinished', 'RebootRequired', 'UpdateDeferred', 'RequestRefused']
+           'judge_version', 'StateChanged', 'RequestRefused', 'RebootRequired', 'UpdateStarted', 'UpdateDeferred',
+           'Progress', 'PatchGivenUp', 'UpdateVerified', 'JobFinished']
 
 # %% ../nbs/13c_states.ipynb #c4cd8fe4
 from collections.abc import Iterator, Mapping
@@ -180,7 +180,7 @@ def judge_version(
             f"version {offered} is older than {running}, which runs", reason="downgrade", advice="offer a newer one"
         )
 
-# %% ../nbs/13c_states.ipynb #f5cc69b8
+# %% ../nbs/13c_states.ipynb #26fee3e6
 @dataclass(frozen=True, slots=True)
 class StateChanged:
     """A row of the table was taken."""
@@ -189,7 +189,23 @@ class StateChanged:
     trigger: Trigger
     new: State
 
-# %% ../nbs/13c_states.ipynb #1c38b01e
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """The provider refused a Jobs request, and these are its words."""
+
+    request: str  # start-next, get, describe or update
+    code: str  # Such as InvalidStateTransition
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RebootRequired:
+    """Reset the device now; a new orchestrator goes on after the boot."""
+
+    reason: str
+
+# %% ../nbs/13c_states.ipynb #bcfa9e13
 @dataclass(frozen=True, slots=True)
 class UpdateStarted:
     """The job was understood and its file can be had: the download begins, or goes on."""
@@ -198,7 +214,16 @@ class UpdateStarted:
     file: OtaFile
     missing: int  # Blocks still to come
 
-# %% ../nbs/13c_states.ipynb #d0d533b7
+
+@dataclass(frozen=True, slots=True)
+class UpdateDeferred:
+    """The policy wants to be asked again later."""
+
+    job_id: str
+    until: float  # Seconds, on the scale of `now`
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Another block is in flash."""
@@ -207,15 +232,7 @@ class Progress:
     received: int  # Blocks in flash
     total: int  # Blocks of the file
 
-# %% ../nbs/13c_states.ipynb #8b0c6581
-@dataclass(frozen=True, slots=True)
-class UpdateVerified:
-    """All files of the job are in flash and are what its signatures promised."""
 
-    job_id: str
-    version: Version | None  # Of the firmware; None: the job brings none
-
-# %% ../nbs/13c_states.ipynb #5f1c0d7a
 @dataclass(frozen=True, slots=True)
 class PatchGivenUp:
     """A patch was no way to the image; the next one is tried, or the image is taken whole."""
@@ -223,7 +240,15 @@ class PatchGivenUp:
     job_id: str
     error: OtaError  # Why
 
-# %% ../nbs/13c_states.ipynb #78b118c6
+
+@dataclass(frozen=True, slots=True)
+class UpdateVerified:
+    """All files of the job are in flash and are what its signatures promised."""
+
+    job_id: str
+    version: Version | None  # Of the firmware; None: the job brings none
+
+# %% ../nbs/13c_states.ipynb #222b5f00
 @dataclass(frozen=True, slots=True)
 class JobFinished:
     """The job is over: the provider has acknowledged its final status, or (`accepted` is False) does not wait for it any more."""
@@ -233,32 +258,7 @@ class JobFinished:
     reason: str
     accepted: bool
 
-# %% ../nbs/13c_states.ipynb #43258cee
-@dataclass(frozen=True, slots=True)
-class RebootRequired:
-    """Reset the device now; a new orchestrator goes on after the boot."""
-
-    reason: str
-
-# %% ../nbs/13c_states.ipynb #e014e564
-@dataclass(frozen=True, slots=True)
-class UpdateDeferred:
-    """The policy wants to be asked again later."""
-
-    job_id: str
-    until: float  # Seconds, on the scale of `now`
-    reason: str
-
-# %% ../nbs/13c_states.ipynb #9a2ff24b
-@dataclass(frozen=True, slots=True)
-class RequestRefused:
-    """The provider refused a Jobs request, and these are its words."""
-
-    request: str  # start-next, get, describe or update
-    code: str  # Such as InvalidStateTransition
-    message: str
-
-# %% ../nbs/13c_states.ipynb #ea85e048
+# %% ../nbs/13c_states.ipynb #79ec44a5
 OrchestratorEvent: TypeAlias = (
     StateChanged | UpdateStarted | UpdateDeferred | Progress | PatchGivenUp | UpdateVerified | JobFinished | RequestRefused | RebootRequired
 )

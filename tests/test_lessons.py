@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -64,14 +65,8 @@ def comparable(text: str | None) -> str | None:
     return re.sub(r"\b(?:__main__|coreota(?:\.[a-z_0-9]+)+)\.(?=_?[A-Za-z])", "", text)
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(p for p in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
-    ids=lambda path: str(path.relative_to(NOTEBOOKS).with_suffix("")),
-)
-def test_lessons(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every lesson cell runs with the names of the installed module, and shows what is stored."""
-    monkeypatch.chdir(path.parent)  # where Jupyter runs it
+def lessons_of(path: Path, answers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run a notebook's lesson cells and compare what they show; with answers, its exercises too."""
     module, lessons = cells_of(path)
     names: dict[str, Any] = {"__name__": "__main__"}
     if module:
@@ -81,3 +76,52 @@ def test_lessons(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         printed, value = run(source, names)
         kept_printed, kept_value = stored(cell)
         assert (comparable(printed), comparable(value)) == (comparable(kept_printed), comparable(kept_value)), source
+        if answers is not None:
+            assert_solved(source, names, answers)
+    return names
+
+
+def assert_solved(source: str, names: dict[str, Any], answers: dict[str, Any]) -> None:
+    """An exercise that is left open in this cell has a worked answer, and the cell's own key agrees with it."""
+    nodes = ast.parse(source).body
+    stubs = [getattr(node, "name", "") for node in nodes if "raise NotImplementedError" in ast.unparse(node)]
+    calls = [node.value for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    checks = [call for call in calls if ast.unparse(call.func) == "check"]
+    assert not stubs or set(stubs) <= answers.keys(), f"{stubs} have no worked answers"
+    verdicts = []
+    for place in (answers, answers | names):  # as it was written, or as if it had been written into the chapter
+        names.update({stub: at_home(answers[stub], place) for stub in stubs})
+        verdicts = [eval(compile(ast.Expression(call), "<check>", "eval"), names) for call in checks]
+        if all(verdict.ok for verdict in verdicts):
+            return
+    assert all(verdict.ok for verdict in verdicts), verdicts
+
+
+def at_home(answer: Any, names: dict[str, Any]) -> Any:
+    """A function among other names."""
+    if not isinstance(answer, FunctionType):
+        return answer
+    return FunctionType(answer.__code__, names, answer.__name__, answer.__defaults__, answer.__closure__)
+
+
+def solutions_of(path: Path) -> Path:
+    return path.parent / "solutions" / path.name
+
+
+ALL = sorted(p for p in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+WORKED = {solutions_of(path) for path in ALL}  # run together with their chapters
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in ALL if path not in WORKED],
+    ids=lambda path: str(path.relative_to(NOTEBOOKS).with_suffix("")),
+)
+def test_lessons(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every lesson cell runs with the names of the installed module, and shows what is stored; so do the solutions."""
+    answers = None
+    if solutions_of(path).exists():
+        monkeypatch.chdir(solutions_of(path).parent)  # where Jupyter runs it
+        answers = lessons_of(solutions_of(path))
+    monkeypatch.chdir(path.parent)
+    lessons_of(path, answers)
