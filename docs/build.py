@@ -23,8 +23,7 @@ def stage(source: Path) -> None:
             target = source / path.relative_to(NOTEBOOKS)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    solved = "\n".join(f"- [](<{path.name}>)" for path in sorted((NOTEBOOKS / "solutions").glob("*.ipynb")))
-    for name, text in {**reference.pages(), "solutions/index.md": reader.SOLUTIONS.format(pages=solved)}.items():
+    for name, text in {**reference.pages(), "solutions/index.md": reader.solutions_page()}.items():
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")

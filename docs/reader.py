@@ -29,7 +29,16 @@ PARTS = {
     "How to": r"howto/",
     "Look up": r"(9\d|api/|solutions/)",
 }
-SOLUTIONS = "# Solutions\n\nOne for each chapter that has exercises; the tests run them all.\n\n{pages}\n"
+SOLUTIONS = """# Solutions
+
+One for each chapter that has exercises; the tests run them all.
+
+```{{toctree}}
+:titlesonly:
+
+{pages}
+```
+"""
 
 
 def directives(source: str) -> list[str]:
@@ -93,9 +102,20 @@ def page(docname: str, text: str) -> NotebookNode:
         if any(re.match(r"exports?\b", d) for d in said) and (entry := reference(module, cell.source)):
             cells.append(entry)
     notebook.cells = cells
-    if docname.startswith("solutions/"):  # listed on a page of their own, so that the navigation stays short
-        notebook.metadata["orphan"] = True
+    chapter = f"../{docname.removeprefix('solutions/')}.ipynb"
+    if docname.startswith("solutions/") and f"]({chapter})" not in cells[0].source:
+        cells.insert(1, nbformat.v4.new_markdown_cell(f"The exercises are at the end of [](<{chapter}>)."))
     return notebook
+
+
+def solutions_page() -> str:
+    """The list of the solutions, each by its chapter's name."""
+    entries = []
+    for path in sorted((HERE.parent / "nbs" / "solutions").glob("*.ipynb")):
+        first = nbformat.read(path, as_version=4).cells[0].source
+        title = first.partition("\n")[0].removeprefix("# ").removeprefix("Solutions: ")
+        entries.append(f"{title[0].upper()}{title[1:]} <{path.stem}>")
+    return SOLUTIONS.format(pages="\n".join(entries))
 
 
 def landing_page() -> str:

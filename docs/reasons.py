@@ -12,8 +12,12 @@ from coreota.states import Start, start_error
 
 PACKAGE = Path(coreota.__file__).parent
 RAISED = {"LocalOtaError": "ours", "RemoteOtaError": "the peer's", "FlashError": "ours", "_fail": "the peer's"}
-
-
+FILTER = """```{{raw}} html
+<p class="row-filter"><label>Find
+<input id="row-filter" type="search" autocomplete="off" placeholder="{example}"></label>
+<span id="row-count" role="status"></span></p>
+```
+"""
 TAKEN = re.compile(r"(http|url|certificate)-[a-z-]+")  # Reasons that are kept in variables
 
 
@@ -28,13 +32,21 @@ class Reason:
     module: str
 
 
+def gap(node: ast.expr) -> str:
+    """What is filled in, by its name."""
+    match node:
+        case ast.FormattedValue(value=ast.Name(id=name) | ast.Attribute(attr=name)):
+            return f"‹{name.strip('_').replace('_', ' ')}›"
+    return "…"
+
+
 def words(node: ast.expr | None) -> str:
-    """A text as it is written, with `{...}` where something is filled in."""
+    """A text as it is written, with a name in ‹› or … where something is filled in."""
     match node:
         case ast.Constant(value=str(text)):
             return text
         case ast.JoinedStr(values=parts):
-            return "".join(words(part) if isinstance(part, ast.Constant) else "…" for part in parts)
+            return "".join(words(part) if isinstance(part, ast.Constant) else gap(part) for part in parts)
         case ast.IfExp(body=one, orelse=other):
             return f"{words(one)} / {words(other)}"
         case ast.BinOp(left=one, right=other):
@@ -111,7 +123,8 @@ def page() -> str:
         return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("`", "")
 
     rows = [
-        f"| `{r.name}` | {r.fault} | {cell(r.message)} | {cell(r.advice)} | {{py:mod}}`~coreota.{r.module}` |"
+        f"| `{r.name}`<br>{r.fault}, {{py:mod}}`{r.module} <coreota.{r.module}>` "
+        f"| {cell(r.message)} | {cell(r.advice)} |"
         for r in reasons()
     ]
     return "\n".join(
@@ -119,11 +132,13 @@ def page() -> str:
             "# Every reason",
             "",
             "What an error's `reason`, or the second word of a failed job's `statusDetails`, can be, with the message "
-            "and the advice that come with it, read from the source. … stands for what is filled in. "
+            "and the advice that come with it, read from the source. Below each stands whose fault it was, and the "
+            "module that says so; a name in ‹›, or …, stands for what is filled in. "
             "[Debug a failed update](../howto/failed_update.ipynb) explains those that a job can fail with.",
             "",
-            "| Reason | Whose fault | Message | What to do | Module |",
-            "|---|---|---|---|---|",
+            FILTER.format(example="signature-mismatch"),
+            "| Reason | Message | What to do |",
+            "|---|---|---|",
             *rows,
             "",
         ]

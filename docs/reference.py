@@ -143,7 +143,7 @@ def module_page(module: ModuleType, everything: list[Symbol]) -> str:
     promise = f"{told.promise}\n\n" if told.promise else ""
     entries = "\n".join(entry(symbol) for symbol in found)
     return (
-        f"---\norphan: true\n---\n\n# {module.__name__}\n\n{promise}"
+        f"# {module.__name__}\n\n{promise}"
         f"Explained, with examples that run, in [{told.title}](../{told.page}.ipynb). "
         f"All modules: [reference](index.md).\n\n{borrowed(module, everything)}"
         f"````{{eval-rst}}\n.. py:module:: {module.__name__}\n\n{entries}\n````\n"
@@ -160,9 +160,7 @@ def index_page(found: list[Symbol], names: list[str]) -> str:
         "Type a part of a name, or take a letter; "
         "{ref}`the general index <genindex>` has the methods and attributes as well, "
         "[every reason](reasons.md) what errors say.\n",
-        '```{raw} html\n<p class="symbol-filter"><label>Find <input id="symbol-filter" type="search" '
-        'autocomplete="off" placeholder="FileDownloader"></label> '
-        '<span id="symbol-count" role="status"></span></p>\n```\n',
+        reasons.FILTER.format(example="FileDownloader"),
         " · ".join(f"[{letter}](#letter-{letter.lower()})" for letter, _ in groups) + " · [modules](#modules)\n",
     ]
     for letter, group in groups:
@@ -172,7 +170,7 @@ def index_page(found: list[Symbol], names: list[str]) -> str:
             about = symbol.summary or (f"= `{symbol.value}`" if len(symbol.value) < 60 else "")
             text.append(f"| {link(symbol)} | {{py:mod}}`{short} <{symbol.module}>` | {cell(about)} |")
         text.append("")
-    text.append("## Modules\n\n" + "\n".join(f"- {{py:mod}}`{name}`" for name in names) + "\n")
+    text.append("## Modules\n\n```{toctree}\n:titlesonly:\n\n" + "\n".join(names) + "\n```\n")
     return "\n".join(text)
 
 

@@ -39,6 +39,9 @@ LOOK = """async () => {
         const box = e.getBoundingClientRect();
         return box.width < 30 || box.height < 10 || (e.tagName === 'IMG' && !(e.complete && e.naturalWidth > 0));
     }).map(e => e.outerHTML.slice(0, 120)),
+    here: [...document.querySelectorAll('.sidebar-tree .current-page > a')].map(e => e.textContent),
+    title: document.querySelector('article h1')?.firstChild.textContent.trim(),
+    beside: document.querySelectorAll('.related-pages a').length,
     pictures: document.querySelectorAll('article img, article .cell_output svg').length,
   };
 }"""
@@ -173,6 +176,37 @@ def test_every_definition_in_a_chapter_leads_to_its_reference(visits: dict[Path,
     assert {path.name: visit.seen["dead"] for path, visit in visits.items() if visit.seen["dead"]} == {}
 
 
+def test_every_page_has_its_place(site: Path, visits: dict[Path, Visit]) -> None:
+    """The sidebar shows where the reader is, and each page has a next or a previous one."""
+    made = {"index.html", "search.html", "genindex.html"}  # The first page and Sphinx's own
+    read = {path: visit.seen for path, visit in visits.items() if str(path.relative_to(site)) not in made}
+    lost = {path.name: seen["here"] for path, seen in read.items() if not same(seen["here"], seen["title"])}
+    assert lost == {}
+    assert [path.name for path, seen in read.items() if not seen["beside"]] == []
+
+
+def same(entries: list[str], title: str) -> bool:
+    """Is there one entry for a page, named as its title? Solutions stand under a heading that says what they are."""
+    plain = [" ".join(text.replace("’", "'").split()).removeprefix("Solutions: ").lower() for text in (*entries, title)]
+    return len(plain) == 2 and plain[0] == plain[1]
+
+
+def test_the_sidebar_leads_from_solutions_to_reference(site: Path, browser: Browser) -> None:
+    """Branches are closed but where the reader is, and addresses hold from a folder, too."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.goto((site / "solutions/04_blocks.html").as_uri())
+    tree = page.locator(".sidebar-tree")
+    box = tree.locator(".current-page > a").bounding_box()
+    assert box is not None and 0 < box["y"] < 900
+    assert page.locator("article").get_by_role("link", name="Blocks").get_attribute("href") == "../04_blocks.html"
+    assert not tree.get_by_text("coreota.blocks", exact=True).is_visible()
+    tree.get_by_text("Reference", exact=True).click()
+    assert page.url == (site / "api/index.html").as_uri()
+    assert page.locator(".sidebar-tree").get_by_text("coreota.blocks", exact=True).is_visible()
+    context.close()
+
+
 def test_search_finds_a_class(site: Path, browser: Browser) -> None:
     context, visit = narrow(browser), Visit()
     page = context.new_page()
@@ -192,7 +226,7 @@ def test_the_reference_is_filtered_by_name(site: Path, browser: Browser) -> None
     context = narrow(browser)
     page = context.new_page()
     page.goto((site / "api/index.html").as_uri())
-    page.fill("#symbol-filter", "filedownl")
+    page.fill("#row-filter", "filedownl")
     rows = page.eval_on_selector_all(
         "tbody tr", "rows => rows.filter(e => e.offsetParent).map(e => e.cells[0].innerText.trim())"
     )
