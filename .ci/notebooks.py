@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import warm
 from fastcore.nbio import dict2nb, nb2str
 from nbclient import NotebookClient
 from nbdev.clean import clean_nb
@@ -66,6 +67,7 @@ def main() -> int:
     paths = [Path(name).resolve() for name in names]
     if not paths:
         paths = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    warm.use()
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda path: one(path, mode == "check"), paths))
     print(f"{sum(results)} of {len(results)} notebooks {'unchanged' if mode == 'check' else 'executed'}")
