@@ -73,7 +73,7 @@ def at(state: State) -> tuple[Lab, str]:
 
 def finish(lab: Lab) -> str:
     """Let everything end; the last job's status."""
-    lab.policy = lab.device.orchestrator.policy = lambda offer, now: Accept()
+    lab.policy = lab.device.orchestrator.job.policy = lambda offer, now: Accept()
     lab.restore_link()
     lab.run(limit=10_000)
     jobs = [event.status.value for event in lab.device.events if isinstance(event, JobFinished)]
@@ -183,7 +183,7 @@ def test_deferred_job_is_cancelled() -> None:
 def test_check_now_ends_a_deferral() -> None:
     """The owner has found a better moment."""
     lab, job_id = at(State.DEFERRED)
-    lab.device.orchestrator.policy = lab.policy = lambda offer, now: Accept()
+    lab.device.orchestrator.job.policy = lab.policy = lambda offer, now: Accept()
     before = lab.clock.now()
     assert lab.device.orchestrator.check_now(before)
     lab.run()
