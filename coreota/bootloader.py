@@ -8,7 +8,7 @@ __all__ = ['BootResult', 'boot_story', 'Bootloader', 'runs_on_trial', 'sectors_t
 
 # %% ../nbs/11_bootloader.ipynb #1b356d5f
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -41,6 +41,7 @@ class BootResult:
     resumed: bool = False  # Whether a swap that was cut was carried to its end
     slot: str = "primary"  # Where the image runs
     reason: str = ""  # Why nothing boots; where something does: why an update could not be made
+    trial: bool | None = field(default=None, compare=False, repr=False)  # Whether it goes back unless it is confirmed; None: as the swap type says
 
     def __str__(self) -> str:
         return boot_story(self)
@@ -52,8 +53,9 @@ def boot_story(
     """What happened at a boot, in words."""
     if not result.booted:
         return f"nothing boots: {result.reason}"
-    told = {SwapType.TEST: ", on trial", SwapType.PERM: ", for good", SwapType.REVERT: ", reverted"}
-    how = ", after a swap that was cut" if result.resumed else told.get(result.swap_type, "")
+    trial = result.swap_type is SwapType.TEST if result.trial is None else result.trial
+    told = {SwapType.TEST: ", for good", SwapType.PERM: ", for good", SwapType.REVERT: ", reverted"}
+    how = ", after a swap that was cut" if result.resumed else ", on trial" if trial else told.get(result.swap_type, "")
     return f"{result.version} runs from the {result.slot} slot{how}{'; ' if result.reason else ''}{result.reason}"
 
 # %% ../nbs/11_bootloader.ipynb #d8512a5f
@@ -183,7 +185,9 @@ class McubootBootloader:
         except (RemoteOtaError, LocalOtaError) as error:
             return BootResult(False, None, kind, resumed, slot.name, reason or str(error))
         self._active, self._running = slot, header.version
-        return BootResult(True, header.version, kind, resumed, slot.name, reason or self._waits(kind))
+        look = resumed or self.config.mode is BootMode.DIRECT_XIP_REVERT
+        trial = self.on_trial if look else kind is SwapType.TEST and not self.config.mode.overwrites
+        return BootResult(True, header.version, kind, resumed, slot.name, reason or self._waits(kind), trial)
 
     def _waits(self, kind: SwapType) -> str:
         """Why an update that is asked for was not made, where it only comes too early."""

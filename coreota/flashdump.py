@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TLV_NAMES', 'dump_config', 'slots_of', 'number', 'TlvFacts', 'ImageFacts', 'image_facts', 'slot_map', 'SlotFacts',
-           'magic_align', 'slot_facts', 'swap_under_way', 'kind_name', 'step_of', 'decision', 'Stranger', 'strangers',
-           'DumpFacts', 'dump_facts']
+           'magic_align', 'slot_facts', 'swap_under_way', 'kind_name', 'step_of', 'fault', 'decision', 'Stranger',
+           'strangers', 'DumpFacts', 'dump_facts']
 
 # %% ../nbs/17b_flashdump.ipynb #9ed645c0
 from collections.abc import Sequence
@@ -234,27 +234,52 @@ def step_of(
     return {"swap_type": kind_name(status.swap_type), "phase": status.phase.name.lower(), "index": status.index,
             "half": status.half, "size": status.size}
 
+# %% ../nbs/17b_flashdump.ipynb #37634c71
+def fault(
+    slot: Slot,
+    base: int,  # Bytes before the image
+) -> str:  # Empty where there is none that can be seen without a key
+    """What keeps the image in a slot from running."""
+    facts = image_facts(slot, base)
+    if facts is None:
+        return "holds no image"
+    if facts.digest == "unchecked":
+        return "holds an encrypted or compressed image, which is not known here"
+    if facts.digest != "good":
+        return f"holds a damaged image ({facts.problem or 'its digest is ' + facts.digest})"
+    return "holds an image that is marked as not bootable" if facts.flags & 0x10 else ""
+
 # %% ../nbs/17b_flashdump.ipynb #96237f70
 def decision(
     slots: BootSlots,
 ) -> str:
-    """What the next boot will do, in words, as far as the images are valid."""
+    """What the next boot will do, in words, as far as it can be known without a key."""
     config, status = slots.config, swap_under_way(slots)
     if config.mode is BootMode.DIRECT_XIP_REVERT:
         return _choice(slots)
     if not config.compatible:
-        return "the slots do not fit each other: the primary image runs, and nothing is ever updated"
+        return f"the slots do not fit each other, nothing is ever updated; {_runs(slots)}"
     if status is not None:
         where = f"at step {status.index} of {sectors_to_swap(status.size, config.sector_size)}" if status.size else "from its first step"
         return f"a swap ({kind_name(status.swap_type)}) goes on in the phase {status.phase.name.lower()}, {where}"
     if slots.asked is SwapType.NONE:
-        return "the primary image runs, nothing is exchanged"
+        return _runs(slots, ", nothing is exchanged")
+    if config.mode.swaps and header_in(slots.primary) is None:
+        return _runs(slots)
+    wrong = fault(slots.secondary, slots.base(slots.asked))
+    if wrong:
+        return f"the update is refused, for the secondary slot {wrong}; {_runs(slots)}"
     if config.mode.overwrites:
         return "the secondary image is copied over the primary one; there is no way back"
     return {
         SwapType.TEST: "the secondary image is tried once; unless it is confirmed, the boot after that goes back",
         SwapType.PERM: "the secondary image is exchanged with the primary one, for good",
     }.get(slots.asked, "the old image comes back, unless the one on trial is confirmed before")
+
+
+def _runs(slots: BootSlots, more: str = "") -> str:
+    wrong = fault(slots.primary, 0)
+    return f"nothing boots, for the primary slot {wrong}" if wrong else f"the primary image runs{more}"
 
 # %% ../nbs/17b_flashdump.ipynb #27236f2b
 def _choice(slots: BootSlots) -> str:
@@ -264,9 +289,11 @@ def _choice(slots: BootSlots) -> str:
     told: list[str] = []
     for place in trial_order([header.version if header and header.bootable else None for header in headers]):
         state, name = both[place].trailer(), both[place].name
-        if state.magic is Magic.GOOD and (state.copy_done is Flag.UNSET or state.image_ok is Flag.SET):
+        wrong = fault(both[place], 0)
+        if state.magic is Magic.GOOD and (state.copy_done is Flag.UNSET or state.image_ok is Flag.SET) and not wrong:
             return "; ".join([*told, f"the {name} image runs{'' if state.image_ok is Flag.SET else ', on trial'}"])
-        told.append(f"the {name} image is erased: {'its trial is over' if state.magic is Magic.GOOD else 'its trailer has no magic'}")
+        why = "its trailer has no magic" if state.magic is not Magic.GOOD else wrong and f"the slot {wrong}" or "its trial is over"
+        told.append(f"the {name} image is erased: {why}")
     return "; ".join([*told, "nothing boots"])
 
 # %% ../nbs/17b_flashdump.ipynb #fe59d39c

@@ -33,7 +33,8 @@ def file_size(
 ) -> int:  # Bytes
     """How large a file is; FlashError where it is not there, is empty, or has another size than it should."""
     if not path.is_file():
-        raise FlashError(f"there is no file {path}", reason="flash-missing", advice="give the path of a flash dump, or a size to make one")
+        what = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise FlashError(what, reason="flash-missing", advice="give the path of a flash dump, or a size to make one")
     size = path.stat().st_size
     if size != (wanted or size) or size == 0:
         what = f"{size} bytes, not {wanted}" if wanted else "no bytes"

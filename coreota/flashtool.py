@@ -147,7 +147,7 @@ def run_boot(
         lines = [f"the power failed {cut}; the file keeps the {operations(done)} before it"]
     else:
         told |= {"booted": result.booted, "version": str(result.version) if result.version else None, "slot": result.slot,
-                 "swap_type": result.swap_type.name.lower(), "resumed": result.resumed, "reason": result.reason}
+                 "swap_type": result.swap_type.name.lower(), "trial": bool(result.trial), "resumed": result.resumed, "reason": result.reason}
         lines = [f"{result}; {operations(done)}"]
     tell(arguments, told, [*lines, f"next boot {next_boot}"])
     return 3 if result is None else 0 if result.booted else 1

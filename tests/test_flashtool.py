@@ -285,7 +285,7 @@ def test_no_dump(tool: Tool, action: str, content: bytes | None) -> None:
 def test_a_folder_is_no_dump(tool: Tool) -> None:
     tool.dump.mkdir()
     status, _, err = tool.run("show")
-    assert (status, "there is no file" in err) == (2, True)
+    assert (status, "is a folder" in err) == (2, True)
 
 
 @pytest.fixture
@@ -360,6 +360,22 @@ def test_a_digest_that_is_wrong(tool: Tool) -> None:
     image = tool.told("show")[1]["slots"]["secondary"]["image"]
     assert (image["size"], image["tlvs"], image["digest"]) == (0, [], "none")
     assert "ends before byte" in image["problem"]
+
+
+@pytest.mark.parametrize("mode", list(BootMode))
+def test_the_next_boot_of_damaged_images_is_told_as_it_happens(tool: Tool, mode: BootMode) -> None:
+    """No image, or a wrong bit in one: what `show` says without a key, `boot` does with one."""
+    scene = scene_of(Scenario(mode, Story.TEST, "one sector"))
+    tool.key.write_bytes(SWEEP_TEST_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    slot, base = scene.scenario.slot, scene.scenario.config.image_base
+    for place, wrong in ((0, b"\0"), (200, b"\0"), (slot + base, b"\0"), (slot + base + 200, b"\0")):
+        content = bytearray(scene.start)
+        content[place : place + 1] = wrong
+        tool.dump.write_bytes(content)
+        told = tool.told("show", "--mode", mode)[1]["next_boot"]
+        status, result = tool.told("boot", "--mode", mode, "--key", str(tool.key))
+        assert (status == 1) == ("nothing boots" in told), (place, told)
+        assert (result["version"] == "1.0.0") == ("the primary image runs" in told), (place, told)
 
 
 def test_slots_that_do_not_fit(tool: Tool) -> None:
