@@ -292,7 +292,7 @@ def _choice(slots: BootSlots) -> str:
         wrong = fault(both[place], 0)
         if state.magic is Magic.GOOD and (state.copy_done is Flag.UNSET or state.image_ok is Flag.SET) and not wrong:
             return "; ".join([*told, f"the {name} image runs{'' if state.image_ok is Flag.SET else ', on trial'}"])
-        why = "its trailer has no magic" if state.magic is not Magic.GOOD else wrong and f"the slot {wrong}" or "its trial is over"
+        why = "its trailer has no magic" if state.magic is not Magic.GOOD else (wrong and f"the slot {wrong}") or "its trial is over"
         told.append(f"the {name} image is erased: {why}")
     return "; ".join([*told, "nothing boots"])
 
