@@ -26,7 +26,7 @@ from .signing import load_private_key
 # %% ../nbs/17e_providertool.ipynb #47db3f43
 if TYPE_CHECKING:
     from coreota.provider.service import ProviderOptions, ProviderServer
-    from coreota.provider.updates import SignerProfile
+    from coreota.provider.codesigning import SignerProfile
 
 # %% ../nbs/17e_providertool.ipynb #d7bf20c2
 def server_extra(
@@ -70,7 +70,7 @@ def signer_profiles(
     pairs: Sequence[str],  # NAME=KEY
 ) -> "dict[str, SignerProfile]":
     """Signing profiles of the command line; raises LocalOtaError."""
-    from coreota.provider.updates import SignerProfile
+    from coreota.provider.codesigning import SignerProfile
 
     profiles = {}
     for pair in pairs:

@@ -27,7 +27,7 @@ from coreota.provider.registry import ApiError, arn
 from coreota.provider.s3 import S3App
 from coreota.provider.service import LockedJobs, provider_parts
 from coreota.provider.sqlstore import SqlStore
-from coreota.provider.updates import SignerProfile
+from coreota.provider.codesigning import SignerProfile
 from coreota.signing import sign
 from coreota.sim.lab import lab_key
 from coreota.transport import VirtualClock

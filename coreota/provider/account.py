@@ -20,9 +20,9 @@ from .books import Books
 from .control import without_none
 from .jobs import JobsService
 from .lifecycle import Lifecycle
-from .registry import ApiError, Parameters, keep_tags, not_found, page, tags_of
+from .registry import ApiError, Parameters, keep_tags, listed, not_found, tags_of
 from .s3requests import xml_of
-from .updates import SignerProfile
+from .codesigning import SignerProfile
 
 # %% ../../nbs/15o_provider_account.ipynb #2436c982
 class Endpoints:
@@ -90,8 +90,7 @@ class Tags:
             return tags_of(life.books, p["resourceArn"])
 
         rows = [(key, {"Key": key, "Value": value}) for key, value in sorted(self.jobs.look(work, now).items())]
-        listed, more = page(rows, p)
-        return {"tags": listed, **more}
+        return listed("tags", rows, p)
 
     def tag_resource(self, p: Parameters, now: float) -> dict[str, Any]:
         """TagResource: more tags, or other values."""
@@ -202,8 +201,7 @@ class Signer:
         """ListSigningProfiles: those that can be used, or all."""
         kept = self.jobs.look(lambda life: life.books.documents("signing-profile"), now)
         wanted = ("Active", "Canceled") if p.get("includeCanceled") else ("Active",)
-        listed, more = page([(name, shown_profile(name, one)) for name, one in kept.items() if one["status"] in wanted], p)
-        return {"profiles": listed, **more}
+        return listed("profiles", [(name, shown_profile(name, one)) for name, one in kept.items() if one["status"] in wanted], p)
 
     def cancel_signing_profile(self, p: Parameters, now: float) -> dict[str, Any]:
         """CancelSigningProfile: it signs nothing more."""
@@ -242,8 +240,7 @@ class Signer:
         """ListSigningJobs, all that have succeeded, which are all."""
         kept = self.jobs.look(lambda life: life.books.documents("signing-job"), now)
         wanted = p.get("status", "Succeeded") == "Succeeded"
-        listed, more = page([(job_id, shown_job(job_id, one, every=False)) for job_id, one in kept.items() if wanted], p)
-        return {"jobs": listed, **more}
+        return listed("jobs", [(job_id, shown_job(job_id, one, every=False)) for job_id, one in kept.items() if wanted], p)
 
     def _found(self, kind: str, name: str, now: float) -> Mapping[str, Any]:
         found = self.jobs.look(lambda life: life.books.document(kind, name), now)

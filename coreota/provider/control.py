@@ -18,7 +18,7 @@ from ..jobs import JobStatus
 from .books import Execution, Job
 from .jobs import JobsService, job_document
 from .lifecycle import Lifecycle
-from .registry import ApiError, Parameters, arn, group_document, keep_tags, page, read_targets, thing_document
+from .registry import ApiError, Parameters, arn, group_document, keep_tags, listed, read_targets, thing_document
 from .requests import JobsRequest, Rejection
 from coreota.provider.rules import (
     AbortRule, EndBehavior, FailureKind, JobRules, RetryRule, Rollout, Schedule, Window,
@@ -209,8 +209,7 @@ class JobsControl:
         jobs = self.jobs.look(lambda life: list(reversed(life.books.jobs())), now)
         rows = [(job.job_id, job_summary(job)) for job in jobs if p.get("thingGroupName") in (None, *job.groups)]
         wanted = ("status", "targetSelection")
-        listed, more = page([row for row in rows if all(p.get(name) in (None, row[1][name]) for name in wanted)], p)
-        return {"jobs": listed, **more}
+        return listed("jobs", [row for row in rows if all(p.get(name) in (None, row[1][name]) for name in wanted)], p)
 
     def update_job(self, p: Parameters, now: float) -> dict[str, Any]:
         """UpdateJob: description and rules of a job that is not over."""
@@ -270,8 +269,7 @@ class JobsControl:
             (one.thing, {"thingArn": arn("thing", one.thing), "jobExecutionSummary": execution_summary(one)})
             for one in self.jobs.look(work, now) if p.get("status") in (None, one.status)
         ]
-        listed, more = page(rows, p)
-        return {"executionSummaries": listed, **more}
+        return listed("executionSummaries", rows, p)
 
     def list_job_executions_for_thing(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListJobExecutionsForThing: all attempts, the newest first."""
@@ -285,8 +283,7 @@ class JobsControl:
             for one in reversed(self.jobs.look(work, now))
             if p.get("status") in (None, one.status) and p.get("jobId") in (None, one.job_id)
         ]
-        listed, more = page(rows, p)
-        return {"executionSummaries": listed, **more}
+        return listed("executionSummaries", rows, p)
 
     def describe_job_execution(self, p: Parameters, now: float) -> dict[str, Any]:
         """DescribeJobExecution."""

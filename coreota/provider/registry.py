@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'Parameters', 'ACCOUNT', 'PAGE', 'ApiError', 'not_found', 'arn', 'tags_of', 'keep_tags', 'read_targets', 'page',
-           'thing_document', 'group_document', 'check_version', 'merged_attributes', 'Registry']
+           'listed', 'thing_document', 'group_document', 'check_version', 'merged_attributes', 'ThingRegistry',
+           'GroupRegistry', 'Registry']
 
 # %% ../../nbs/15i_provider_registry.ipynb #08979aff
 import base64
@@ -102,6 +103,16 @@ def page(
     more = {"nextToken": base64.urlsafe_b64encode(chosen[-1][0].encode()).decode()} if start + most < len(rows) else {}
     return [value for _, value in chosen], more
 
+# %% ../../nbs/15i_provider_registry.ipynb #479bc326
+def listed(
+    member: str,  # Of the answer
+    rows: Sequence[tuple[str, Any]],  # As for `page`
+    parameters: Parameters,  # maxResults, nextToken
+) -> dict[str, Any]:
+    """The answer of a list operation; raises ApiError."""
+    chosen, more = page(rows, parameters)
+    return {member: chosen, **more}
+
 # %% ../../nbs/15i_provider_registry.ipynb #b9131076
 def thing_document(
     books: Books,
@@ -143,9 +154,9 @@ def merged_attributes(
     new = {**(old if payload.get("merge") else {}), **payload.get("attributes", {})}
     return {name: value for name, value in new.items() if value != ""}
 
-# %% ../../nbs/15i_provider_registry.ipynb #2d6c165c
-class Registry:
-    """AWS IoT's operations for things and static groups of things."""
+# %% ../../nbs/15i_provider_registry.ipynb #a7825194
+class ThingRegistry:
+    """AWS IoT's operations for things."""
 
     def __init__(self, jobs: JobsService) -> None:
         self.jobs = jobs
@@ -155,8 +166,6 @@ class Registry:
 
     def _look(self, now: float, do: Callable[[Lifecycle], T]) -> T:
         return self.jobs.look(do, now)
-
-    # Things
 
     def create_thing(self, p: Parameters, now: float) -> dict[str, Any]:
         """CreateThing. The same thing again is no error."""
@@ -197,8 +206,7 @@ class Registry:
 
         def work(life: Lifecycle) -> dict[str, Any]:
             things = [(name, self._shown(life.books, name, short=True)) for name in life.books.documents("thing")]
-            listed, more = page([row for row in things if wanted(row[1])], p)
-            return {"things": listed, **more}
+            return listed("things", [row for row in things if wanted(row[1])], p)
 
         return self._look(now, work)
 
@@ -229,7 +237,9 @@ class Registry:
 
         return self._work(now, work)
 
-    # Groups
+# %% ../../nbs/15i_provider_registry.ipynb #38f3d110
+class GroupRegistry(ThingRegistry):
+    """And for static groups of things."""
 
     def create_thing_group(self, p: Parameters, now: float) -> dict[str, Any]:
         """CreateThingGroup. Groups in groups are refused: there are none here."""
@@ -274,8 +284,7 @@ class Registry:
         return self._groups([name for name in names if name.startswith(p.get("namePrefixFilter", ""))], p)
 
     def _groups(self, names: Sequence[str], p: Parameters) -> dict[str, Any]:
-        listed, more = page([(name, {"groupName": name, "groupArn": arn("thinggroup", name)}) for name in names], p)
-        return {"thingGroups": listed, **more}
+        return listed("thingGroups", [(name, {"groupName": name, "groupArn": arn("thinggroup", name)}) for name in names], p)
 
     def update_thing_group(self, p: Parameters, now: float) -> dict[str, Any]:
         """UpdateThingGroup."""
@@ -309,7 +318,9 @@ class Registry:
 
         return self._work(now, work)
 
-    # Things in groups
+# %% ../../nbs/15i_provider_registry.ipynb #05813699
+class Registry(GroupRegistry):
+    """AWS IoT's operations for things and static groups of things."""
 
     def _pair(self, books: Books, p: Parameters) -> tuple[str, str]:
         """The group and the thing, by name or by ARN; raises ApiError."""
@@ -337,8 +348,7 @@ class Registry:
             group_document(life.books, p["thingGroupName"])
             return life.books.members(p["thingGroupName"])
 
-        listed, more = page([(name, name) for name in self._look(now, work)], p)
-        return {"things": listed, **more}
+        return listed("things", [(name, name) for name in self._look(now, work)], p)
 
     def list_thing_groups_for_thing(self, p: Parameters, now: float) -> dict[str, Any]:
         """ListThingGroupsForThing."""

@@ -37,7 +37,9 @@ from .requests import JobsRequest
 from .s3 import S3App, S3Elsewhere
 from .sqlstore import SqlStore
 from .streams import Content
-from .updates import AddressFiller, SignerProfile, StreamsControl, UpdatesControl
+from .codesigning import SignerProfile
+from .streamscontrol import StreamsControl
+from .updates import AddressFiller, UpdatesControl
 from .uploads import sweep_uploads
 from .web import WebServer
 from ..topics import Message, Outgoing
