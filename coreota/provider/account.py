@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, uuid5
 from .api import read_body
 from .artifacts import Artifacts
 from .books import Books
-from .control import without_none
+from .jobwords import without_none
 from .jobs import JobsService
 from .lifecycle import Lifecycle
 from .registry import ApiError, Parameters, keep_tags, listed, not_found, tags_of

@@ -19,7 +19,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote
 
 from ..errors import LocalOtaError
-from .control import as_api_error
+from .jobwords import as_api_error
 from .registry import ApiError, Parameters
 from ..transport import Clock
 

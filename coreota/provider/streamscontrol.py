@@ -11,7 +11,7 @@ from typing import Any
 
 from .artifacts import Artifacts, StreamFile, StreamRecord, check_stream_file
 from .books import Books
-from .control import without_none
+from .jobwords import without_none
 from .jobs import JobsService
 from .lifecycle import Lifecycle
 from .registry import ApiError, Parameters, arn, keep_tags, listed, not_found

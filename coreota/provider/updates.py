@@ -15,7 +15,8 @@ from urllib.parse import quote
 from .artifacts import Artifacts, StreamFile, StreamRecord, check_stream_file
 from .books import Books, Job
 from .codesigning import SignerProfile, custom_signing, signed_by_job, signed_by_profile
-from .control import rules_of, start_job, without_none
+from .control import start_job
+from .jobwords import rules_of, without_none
 from .jobs import JobsService, job_document
 from .lifecycle import Lifecycle
 from .ota import UpdateFile, fill_documents, ota_document, placeholder
