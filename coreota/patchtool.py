@@ -22,7 +22,7 @@ from random import Random
 from time import perf_counter
 from typing import Any, BinaryIO
 
-from .devicetool import read_file
+from .gateway import read_file
 from .errors import LocalOtaError
 from .patch import HEAD_SIZE, PIECE, Base, PatchInfo, SequentialPatch, base_in_memory
 from .unpack import COMPRESSIONS

@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from .devicetool import plain, read_file, words
+from .gateway import plain, read_file, words
 from .errors import LocalOtaError
 from .signing import load_private_key
 

@@ -14,7 +14,7 @@ import boto3
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from coreota.bootloader import McubootBootloader
-from coreota.devicetool import GatewayFlash, image_key
+from coreota.gateway import GatewayFlash, image_key
 from coreota.signing import self_signed_certificate
 from coreota.sim.lab import firmware, lab_key
 

@@ -11,8 +11,9 @@ import pytest
 from desk import Desk
 
 from coreota.cli import main
-from coreota.deploytool import Cloud, Deploy, Deployment, Watch
-from coreota.devicetool import record_of
+from coreota.deployment import Cloud, Deploy, Deployment
+from coreota.deploytool import Watch
+from coreota.gateway import record_of
 from coreota.errors import RemoteOtaError
 from coreota.reports import read_failure
 from coreota.sim.lab import firmware, lab_key, next_build

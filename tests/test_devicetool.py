@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from coreota.bootloader import McubootBootloader
 from coreota.cli import main
 from coreota.demo import ProviderThread
-from coreota.devicetool import SYSTEMD_UNIT, GatewayFlash, image_key
+from coreota.devicetool import SYSTEMD_UNIT
+from coreota.gateway import GatewayFlash, image_key
 from coreota.errors import LocalOtaError
 from coreota.mqtt import PahoTransport, tls_context
 from coreota.provider.ota import UpdateProvider
