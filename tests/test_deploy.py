@@ -13,8 +13,8 @@ from desk import Desk
 from coreota.cli import main
 from coreota.deployment import Cloud, Deploy, Deployment
 from coreota.deploytool import Watch
-from coreota.gateway import record_of
 from coreota.errors import RemoteOtaError
+from coreota.gateway import record_of
 from coreota.reports import read_failure
 from coreota.sim.lab import firmware, lab_key, next_build
 from coreota.states import PatchGivenUp

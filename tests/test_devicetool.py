@@ -20,8 +20,8 @@ from coreota.bootloader import McubootBootloader
 from coreota.cli import main
 from coreota.demo import ProviderThread
 from coreota.devicetool import SYSTEMD_UNIT
-from coreota.gateway import GatewayFlash, image_key
 from coreota.errors import LocalOtaError
+from coreota.gateway import GatewayFlash, image_key
 from coreota.mqtt import PahoTransport, tls_context
 from coreota.provider.ota import UpdateProvider
 from coreota.signing import self_signed_certificate

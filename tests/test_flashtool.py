@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from coreota.boot import BootMode
 from coreota.bootloader import McubootBootloader
 from coreota.cli import main
-from coreota.gateway import GatewayFlash
 from coreota.flash import NorFlash
 from coreota.flashdump import Stranger, dump_config, dump_facts
+from coreota.gateway import GatewayFlash
 from coreota.sim.sweep import SWEEP_TEST_KEY, Scenario, Story, scene_of
 
 DATA = Path(__file__).parent / "data" / "mcuboot"

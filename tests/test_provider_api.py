@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from coreota.provider.account import certificate_arn
 from coreota.provider.api import MAX_BODY, ApiServer, ControlApi, Route, routes_of
 from coreota.provider.artifacts import FolderArtifacts
+from coreota.provider.codesigning import SignerProfile
 from coreota.provider.registry import ApiError, arn
 from coreota.provider.s3 import S3App
 from coreota.provider.service import LockedJobs, provider_parts
 from coreota.provider.sqlstore import SqlStore
-from coreota.provider.codesigning import SignerProfile
 from coreota.signing import sign
 from coreota.sim.lab import lab_key
 from coreota.transport import VirtualClock
