@@ -13,6 +13,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'coreota.answers.reported': ('answers.html#reported', 'coreota/answers.py'),
                                  'coreota.answers.what_happened': ('answers.html#what_happened', 'coreota/answers.py')},
             'coreota.benchtool': { 'coreota.benchtool.add_bench_command': ('benchtool.html#add_bench_command', 'coreota/benchtool.py'),
+                                   'coreota.benchtool.api_bench': ('benchtool.html#api_bench', 'coreota/benchtool.py'),
                                    'coreota.benchtool.bare_cbor': ('benchtool.html#bare_cbor', 'coreota/benchtool.py'),
                                    'coreota.benchtool.bare_json': ('benchtool.html#bare_json', 'coreota/benchtool.py'),
                                    'coreota.benchtool.broker_bench': ('benchtool.html#broker_bench', 'coreota/benchtool.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['C_LIBRARY', 'Bench', 'BENCHES', 'bare_cbor', 'bare_json', 'seconds_each', 'decode_row', 'decode_rows', 'broker_bench',
-           'link_bench', 'provider_bench', 'cell', 'table', 'tables', 'run_bench', 'add_bench_command']
+           'link_bench', 'provider_bench', 'api_bench', 'cell', 'table', 'tables', 'run_bench', 'add_bench_command']
 
 # %% ../nbs/17i_benchtool.ipynb #e957751d
 import argparse
@@ -25,12 +25,12 @@ from .devicebench import memory_rows, profile_rows
 # %% ../nbs/17i_benchtool.ipynb #abcc3661
 C_LIBRARY: Mapping[tuple[str, int], tuple[int, int]] = {("cbor", 4096): (1_400_000, 2_800_000), ("json", 4096): (39_000, 98_000)}
 
-
+# %% ../nbs/17i_benchtool.ipynb #a27b2915
 def bare_cbor(payload: bytes) -> bytes:
     """The payload of a block, by the bare library."""
     return bytes(cbor2.loads(payload)["p"])
 
-
+# %% ../nbs/17i_benchtool.ipynb #62b85715
 def bare_json(payload: bytes) -> bytes:
     """The payload of a block, by the bare library."""
     return base64.b64decode(json.loads(payload)["p"])
@@ -116,26 +116,36 @@ def link_bench(
     ratio = round((outage.without + outage.outage) / outage.seconds, 3)
     return [*rows, common | {"table": "outage", "block_size": 4096} | asdict(outage) | {"ratio": ratio}]
 
-# %% ../nbs/17i_benchtool.ipynb #f3148368
-Bench = Callable[[bool, argparse.Namespace], list[dict[str, Any]]]
-
-
+# %% ../nbs/17i_benchtool.ipynb #aa7b5b1e
 def provider_bench(
     quick: bool,
-    options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Blocks and requests a second of whole providers, and memory for each device; LocalOtaError without the extra `server`."""
     from coreota.providerbench import provider_rows
 
     return provider_rows(quick)
 
+# %% ../nbs/17i_benchtool.ipynb #a7b20ae3
+def api_bench(
+    quick: bool,
+) -> list[dict[str, Any]]:
+    """Questions a second; LocalOtaError without the extra `server`."""
+    from coreota.provider.apibench import QUESTIONS, api_row, api_rows
+
+    if not quick:
+        return api_rows()
+    return [api_row(operation, store, requests=40, rounds=2) for store in ("memory", "sqlite") for operation in QUESTIONS]
+
+# %% ../nbs/17i_benchtool.ipynb #8b81d904
+Bench = Callable[[bool, argparse.Namespace], list[dict[str, Any]]]
 
 BENCHES: Mapping[str, Bench] = {
     "decode": lambda quick, options: decode_rows(quick, options.block_size or (256, 4096, 65_536)),
     "memory": lambda quick, options: memory_rows(quick),
     "profile": lambda quick, options: profile_rows(quick, options.block_size or (4096, 16_384)),
     "broker": broker_bench,
-    "provider": provider_bench,
+    "provider": lambda quick, options: provider_bench(quick),
+    "api": lambda quick, options: api_bench(quick),
     "link": lambda quick, options: link_bench(quick),
 }
 
@@ -152,7 +162,7 @@ def cell(
         return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
-
+# %% ../nbs/17i_benchtool.ipynb #606ba872
 def table(
     rows: Sequence[Mapping[str, Any]],  # All with the same names
 ) -> list[str]:
@@ -162,7 +172,7 @@ def table(
     widths = [max(len(line[place]) for line in cells) for place in range(len(names))]
     return ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in cells]
 
-
+# %% ../nbs/17i_benchtool.ipynb #511307ce
 def tables(
     rows: Iterable[Mapping[str, Any]],
 ) -> list[str]:
