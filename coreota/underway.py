@@ -9,6 +9,7 @@ __all__ = ['OVERTAKEN', 'BlockRequest', 'UnderWay', 'Backlog']
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 
 # %% ../nbs/05d_underway.ipynb #f86e2ded
 from .blocks import MAX_BITMAP, Bitmap
@@ -28,9 +29,15 @@ class BlockRequest:
     received_at: float  # When the last of them was
     probe: bool  # Sent after a silence
     open: int  # Blocks that are awaited still
-    begun: bool = False  # A block of it arrived
+    came: int = 0  # Blocks of it that arrived
     passed: int = 0  # Blocks of later requests that arrived before its last one
-    passed_at: float | None = None  # When they had become too many
+    passed_at: float | None = None  # When the first of them did
+
+    def pass_by(self, blocks: int, now: float) -> None:
+        """So many overtook what is missing of it."""
+        self.passed += blocks
+        if self.passed_at is None:
+            self.passed_at = now
 
 # %% ../nbs/05d_underway.ipynb #5281cbd8
 class UnderWay:
@@ -40,13 +47,16 @@ class UnderWay:
         self.requests: deque[BlockRequest] = deque()  # The oldest first
         self.awaited: dict[int, BlockRequest] = {}  # By block
         self.patience = 0.0  # Seconds to wait for what was overtaken
+        self.doubt = inf  # Seconds to wait where fewer than three overtook it
 
     @property
     def patient_until(self) -> float | None:
         """When the oldest request will have been overtaken for long enough, in seconds; None: it was not overtaken."""
-        if not self.requests or self.requests[0].passed_at is None:
+        oldest = self.requests[0] if self.requests else None
+        if oldest is None or oldest.passed_at is None:
             return None
-        return self.requests[0].passed_at + self.patience
+        sure = oldest.passed >= OVERTAKEN or oldest.open == len(self.awaited)
+        return oldest.passed_at + (self.patience if sure else max(self.patience, self.doubt))
 
     def add(self, request: BlockRequest) -> None:
         """It was sent."""
@@ -84,13 +94,10 @@ class UnderWay:
             return None
         oldest = self.requests[0]
         if by is not None and oldest.number < by.number:
-            oldest.passed += OVERTAKEN if by.probe else 1
+            oldest.pass_by(OVERTAKEN if by.probe else 1, now)
         if oldest.open:
-            alone = oldest.open == len(self.awaited)
-            if oldest.passed < (1 if alone else OVERTAKEN):
-                return None
-            oldest.passed_at = now if oldest.passed_at is None else oldest.passed_at
-            if now < oldest.passed_at + self.patience:
+            until = self.patient_until
+            if until is None or now < until:
                 return None
         return self.requests.popleft()
 
@@ -110,7 +117,7 @@ class Backlog:
     def __init__(self, missing: Bitmap) -> None:
         self.missing = missing
         self.lost: list[int] = []  # Asked for and given up
-        self.again: dict[int, bool] = {}  # What was asked for more than once of late, 1024 blocks at most
+        self.again: dict[int, int] = {}  # How often blocks were asked for again of late, 1024 blocks at most
         self._next = 0  # No block from here on was asked for
 
     def pick(
@@ -122,7 +129,7 @@ class Backlog:
         """The next blocks to ask for; they count as asked for from now on."""
         lost = sorted({i for i in self.lost if i in self.missing and i not in lent and i not in awaited})
         lot, self.lost = lost[:count], lost[count:]
-        self.again.update(dict.fromkeys(lot, True))
+        self.again.update({index: self.again.get(index, 0) + 1 for index in lot})
         while len(self.again) > 1024:
             del self.again[next(iter(self.again))]
         if len(lot) < count:

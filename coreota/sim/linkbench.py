@@ -262,12 +262,12 @@ def link_row(
     """Measure one cell."""
     conditions = conditions_of(bandwidth, round_trip, loss, quota)
     size = sized(conditions, block_size)
-    ideal = bound(conditions, size, block_size)
+    ideal, least = bound(conditions, size, block_size), least_seconds(conditions, size, block_size)
     runs = [download(conditions, size, seed=seed, block_size=block_size, window=window) for seed in seeds]
     goodputs = sorted(run.goodput for run in runs)
     slow = download(conditions, 32 * block_size, seed=1, block_size=block_size, window=1)
     return LinkRow(
-        bandwidth, round_trip, loss, quota, block_size, size, ideal.limit, size / ideal.seconds, median(goodputs),
+        bandwidth, round_trip, loss, quota, block_size, size, ideal.limit, size / least, median(goodputs),
         goodputs[0], median(run.resent for run in runs), slow.goodput,
     )
 
