@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from .blocks import MAX_BLOCK, MAX_BLOCKS, MAX_REQUEST, MIN_BLOCK
+from .blocksize import pool_shape
 from .download import DownloadConfig
 from .errors import LocalOtaError
 
@@ -55,10 +56,10 @@ class OtaConfig:
 
     codec: str = "cbor"  # How stream messages are written: "cbor" or "json"
     protocols: tuple[str, ...] = ("MQTT", "HTTP")  # Which of those that a job offers are taken, the preferred one first
-    block_size: int = 4096  # Bytes in a block, 256 to 131072, a multiple of the flash's write size
+    block_size: int = 4096  # Bytes in a block, 256 to 131072, a multiple of the flash's write size; 0: as large as the pool allows
     blocks_per_request: int = 512  # Blocks in one request at most, 1 to 512; fewer where 128 KiB allow no more
     window: int = 0  # Blocks under way at most, 1 to 98304; 0: as many as the link turns out to carry
-    pool_blocks: int = 32  # Buffers in the memory pool, 1 to 4096, each of block_size bytes
+    pool_blocks: int = 32  # Buffers in the memory pool, 1 to 4096, each of block_size bytes; where that is 0, so many times 4096 bytes in all
     request_timeout: float = 10.0  # Seconds until a Jobs request is sent again, 0.1 to 3600; doubles with each attempt
     request_attempts: int = 5  # How often a Jobs request is sent before it counts as unanswered, 1 to 100
     poll_interval: float = 3600.0  # Seconds without a notification until the device asks by itself, 1 to 604800
@@ -81,13 +82,18 @@ class OtaConfig:
             if not isinstance(getattr(self, name), bool):
                 raise LocalOtaError(f"{name} is {getattr(self, name)!r}", reason="config", advice="take true or false")
         for field in fields(self):
-            if field.name in RANGES:
+            if field.name in RANGES and (field.name != "block_size" or self.block_size != 0 or self.block_size is False):
                 _check_number(field.name, getattr(self, field.name), whole=isinstance(field.default, int))
+
+    @property
+    def pool_shape(self) -> tuple[int, int]:
+        """Bytes in a buffer, and buffers."""
+        return (self.block_size, self.pool_blocks) if self.block_size else pool_shape(self.pool_blocks * 4096)
 
     @property
     def download(self) -> DownloadConfig:
         """What the file downloader needs of it."""
-        return DownloadConfig(self.block_size, self.blocks_per_request, self.window, self.momentum)
+        return DownloadConfig(self.pool_shape[0], self.blocks_per_request, self.window, self.momentum)
 
     @classmethod
     def from_table(

@@ -68,7 +68,7 @@ class Orchestrator:
         self.thing, self.bootloader = thing, bootloader
         self.running: Version = bootloader.running
         self.config = config = config or OtaConfig()
-        self.pool = MemoryPool(config.block_size, config.pool_blocks)
+        self.pool = MemoryPool(*config.pool_shape)
         self.parts = Parts(thing, self.running, bootloader, verifier, self.pool, config, downloaders, stores, journal, patches)
         self.jobs = JobsHandler(
             thing, request_timeout=config.request_timeout, max_attempts=config.request_attempts, token_prefix=token_prefix

@@ -207,7 +207,7 @@ class Lab:
         self.patches, self.patch_formats = patches, patch_formats
         self.hardware, self.boot_config = hardware, replace(boot_config(image_size + (16_384 if patches else 1024)), hardware=hardware)
         slots = 2 * self.boot_config.primary[1]
-        journal = journal_size(block_count(slots // 2, self.config.block_size))
+        journal = journal_size(block_count(slots // 2, self.config.block_size or 4096))
         self.flash = NorFlash(slots + journal)
         self.journal_area = FlashArea(self.flash, slots, journal) if resume else None
         install(self.flash, self.boot_config, firmware(running, image_size, hardware=hardware))
