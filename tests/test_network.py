@@ -187,8 +187,10 @@ def test_a_link_is_filled(bandwidth: int, round_trip: float, loss: float) -> Non
     assert row.resent <= 1.05, row
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.05])
-@pytest.mark.parametrize("round_trip", [0.2, 0.6])
+@pytest.mark.parametrize(
+    ("round_trip", "loss"),
+    [(0.02, 0.0), (0.02, 0.01), (0.02, 0.05), (0.02, 0.1), (0.2, 0.0), (0.2, 0.05), (0.2, 0.1), (0.6, 0.1)],
+)
 def test_a_quota_is_filled(round_trip: float, loss: float) -> None:
     row = link_row(20_000_000, round_trip, loss, seeds=(1, 2, 3))
     assert (row.limit, row.ratio >= 0.95) == ("quota", True), row
