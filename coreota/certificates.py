@@ -20,10 +20,10 @@ from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyB
 from .errors import LocalOtaError
 from .signing import CertificateVerifier, PrivateKey, PublicKey, signing_key_of
 
-# %% ../nbs/08a_certificates.ipynb #aa5a0359
+# %% ../nbs/08a_certificates.ipynb #ed68b7a3
 CODE_SIGNING = (ExtendedKeyUsageOID.CODE_SIGNING,)
 
-
+# %% ../nbs/08a_certificates.ipynb #02c14414
 def _general_name(host: str) -> x509.GeneralName:
     """A host as a certificate names it."""
     try:
@@ -31,7 +31,7 @@ def _general_name(host: str) -> x509.GeneralName:
     except ValueError:
         return x509.DNSName(host)
 
-
+# %% ../nbs/08a_certificates.ipynb #aa5a0359
 def issue_certificate(
     name: str,  # Common name, 1 to 64 characters
     key: PublicKey,  # Whose certificate it is
@@ -90,7 +90,7 @@ def check_chain(
     policies = PolicyBuilder().extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=leaf)
     try:
         policies.store(Store(list(anchors))).time(when).build_client_verifier().verify(chain[0], list(chain[1:]))
-    except VerificationError as error:
+    except (VerificationError, ValueError, x509.DuplicateExtension, x509.InvalidVersion) as error:
         late = [c for c in chain if not c.not_valid_before_utc <= when <= c.not_valid_after_utc]
         reason = "certificate-expired" if late else "certificate-untrusted"
         advice = "install its successor, signed by a trust anchor of this device"
@@ -138,6 +138,6 @@ def _load(pem: bytes, name: str) -> list[x509.Certificate]:
     """All certificates in a PEM file; LocalOtaError where there is none."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except Exception as error:  # the library has several for bytes that are none
         what = f"{name} cannot be read: {error}"
         raise LocalOtaError(what, reason="certificate-invalid", advice="give one or more certificates as PEM") from error

@@ -109,7 +109,7 @@ def _may_sign_code(certificate: x509.Certificate) -> bool:
     try:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         extended = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except Exception:  # there are none, one of them twice, or bytes that are no extension
         return False
     return usage.digital_signature and x509.oid.ExtendedKeyUsageOID.CODE_SIGNING in extended
 

@@ -1,9 +1,13 @@
 """Chains of certificates: each way to fail has its reason, and the provider hears it before the first block."""
 
+from base64 import encodebytes
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from coreota.certificates import ChainVerifier, fingerprint_of, issue_certificate
@@ -11,7 +15,7 @@ from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.parser import OtaFile, SignatureAlgorithm
 from coreota.provider.ota import UpdateFile
 from coreota.provider.streams import BytesContent
-from coreota.signing import PrivateKey, PublicKey, sign
+from coreota.signing import CertificateVerifier, PrivateKey, PublicKey, sign
 from coreota.sim.lab import Lab, firmware, lab_key
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -84,6 +88,44 @@ def test_an_expired_authority() -> None:
     with pytest.raises(LocalOtaError) as caught:
         verifier(pem).check(signed())
     assert caught.value.reason == "certificate-expired"
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_one_bit_changed_in_any_byte_is_refused_in_our_words() -> None:
+    """Whatever the library makes of the bytes: an X.509 version of 67, an extension that is there twice."""
+    good = [x509.load_pem_x509_certificate(pem) for pem in (leaf()[: -len(MIDDLE)], MIDDLE)]
+    ders, reasons = [one.public_bytes(Encoding.DER) for one in good], Counter[str]()
+    for number, der in enumerate(ders):
+        unused = len(der) - len(good[number].signature) - 1  # How many bits behind the signature do not count
+        for at in (at for at in range(len(der)) if at != unused):
+            changed = [*ders]
+            changed[number] = der[:at] + bytes([der[at] ^ 1 << at % 7]) + der[at + 1 :]
+            pems = [
+                b"-----BEGIN CERTIFICATE-----\n" + encodebytes(one) + b"-----END CERTIFICATE-----\n" for one in changed
+            ]
+            with pytest.raises(LocalOtaError) as caught:
+                verifier(b"".join(pems)).check(signed())
+            reasons[caught.value.reason] += 1
+    assert reasons.keys() <= {
+        "certificate-invalid",
+        "certificate-untrusted",
+        "certificate-usage",
+        "certificate-expired",
+    }
+    assert min(reasons["certificate-invalid"], reasons["certificate-untrusted"]) > 100
+
+
+def test_twice_the_same_extension_is_refused() -> None:
+    """The identifier of a key named as another usage: found by changing one bit."""
+    pem = leaf()[: -len(MIDDLE)]
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    twice = der.replace(bytes.fromhex("0603551d0e"), bytes.fromhex("0603551d0f"))
+    assert twice != der
+    changed = b"-----BEGIN CERTIFICATE-----\n" + encodebytes(twice) + b"-----END CERTIFICATE-----\n"
+    for check in (verifier(changed + MIDDLE), CertificateVerifier({"/release.pem": changed})):
+        with pytest.raises(LocalOtaError) as caught:
+            check.check(signed())
+        assert caught.value.reason == "certificate-usage"
 
 
 def test_peers_mistakes() -> None:
