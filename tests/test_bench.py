@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,20 +114,3 @@ def test_tables_of_rows_with_other_names_are_tables_of_their_own() -> None:
     """Each has a head of its own."""
     lines = tables([{"bench": "a", "x": 1}, {"bench": "a", "y": 2}, {"bench": "a", "x": 1000}])
     assert lines == ["\na", "    x", "    1", "1,000", "\na", "y", "2"]
-
-
-def test_the_sliders_of_the_chapter() -> None:
-    """Moved, they draw another picture; the stored notebook shows one position of them, and no widget."""
-    notebook = json.loads((Path(__file__).parent.parent / "nbs" / "19_throughput.ipynb").read_text())
-    assert "widgets" not in notebook["metadata"]
-    names: dict[str, Any] = {}
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        wanted = ("from coreota.viz import", "class Recorder", "def fates", "def explore")
-        if cell["cell_type"] == "code" and any(text in source for text in wanted):
-            exec(source.split("\nlossy =")[0], names)
-    box = names["explore"]()
-    first = box.kwargs_widgets[0]
-    assert [type(part).__name__ for part in box.children[:2]] == ["FloatSlider", "FloatSlider"]
-    assert first.description == "loss"
-    assert "0% loss" in names["show"](loss=0.0, trip=0.1).alt
