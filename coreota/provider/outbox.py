@@ -9,8 +9,9 @@ __all__ = ['UNTOLD', 'BEATS', 'SETTLED', 'BEAT', 'AT_ONCE', 'Hearts', 'DurableJo
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .answers import Notification, news_of
 from .books import Books, Store
-from .jobs import JobsService, Notification, news_of
+from .jobs import JobsService
 from .lifecycle import Lifecycle
 
 # %% ../../nbs/15ga_provider_outbox.ipynb #f2ef1aa0
