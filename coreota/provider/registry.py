@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'Parameters', 'ACCOUNT', 'PAGE', 'ApiError', 'not_found', 'arn', 'tags_of', 'keep_tags', 'read_targets', 'page',
-           'listed', 'thing_document', 'group_document', 'check_version', 'merged_attributes', 'ThingRegistry',
-           'GroupRegistry', 'Registry']
+           'listed', 'known_document', 'thing_document', 'group_document', 'check_version', 'merged_attributes',
+           'ThingRegistry', 'GroupRegistry', 'Registry']
 
 # %% ../../nbs/15i_provider_registry.ipynb #08979aff
 import base64
@@ -113,27 +113,28 @@ def listed(
     chosen, more = page(rows, parameters)
     return {member: chosen, **more}
 
-# %% ../../nbs/15i_provider_registry.ipynb #b9131076
-def thing_document(
+# %% ../../nbs/15i_provider_registry.ipynb #7c3f9f98
+def known_document(
     books: Books,
+    kind: str,  # Of the document: thing, group, update
     name: str,
+    what: str,  # For the error
 ) -> dict[str, Any]:
+    """What is known under a name; raises ApiError when nothing is."""
+    found = books.document(kind, name)
+    if found is None:
+        raise not_found(f"{what} {name}")
+    return dict(found)
+
+
+def thing_document(books: Books, name: str) -> dict[str, Any]:
     """What is known of a thing; raises ApiError when there is none."""
-    found = books.document("thing", name)
-    if found is None:
-        raise not_found(f"thing {name}")
-    return dict(found)
+    return known_document(books, "thing", name, "thing")
 
 
-def group_document(
-    books: Books,
-    name: str,
-) -> dict[str, Any]:
+def group_document(books: Books, name: str) -> dict[str, Any]:
     """What is known of a group; raises ApiError when there is none."""
-    found = books.document("group", name)
-    if found is None:
-        raise not_found(f"thing group {name}")
-    return dict(found)
+    return known_document(books, "group", name, "thing group")
 
 # %% ../../nbs/15i_provider_registry.ipynb #4ee77ef2
 def check_version(

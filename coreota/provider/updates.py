@@ -21,7 +21,7 @@ from .jobs import JobsService, job_document
 from .lifecycle import Lifecycle
 from .ota import UpdateFile, fill_documents, ota_document, placeholder
 from .presign import Presigner
-from .registry import ApiError, Parameters, arn, keep_tags, listed, not_found, read_targets
+from .registry import ApiError, Parameters, arn, keep_tags, known_document, listed, not_found, read_targets
 from .streamscontrol import keep_new_stream, stream_record
 from ..topics import check_job_id
 
@@ -208,15 +208,9 @@ class UpdatesControl:
         return self.jobs.work(work, now)
 
 # %% ../../nbs/15k_provider_updates.ipynb #7b0210df
-def update_document(
-    books: Books,
-    update_id: str,
-) -> dict[str, Any]:
+def update_document(books: Books, update_id: str) -> dict[str, Any]:
     """What is known of an OTA update; raises ApiError when there is none."""
-    found = books.document("update", update_id)
-    if found is None:
-        raise not_found(f"OTA update {update_id}")
-    return dict(found)
+    return known_document(books, "update", update_id, "OTA update")
 
 # %% ../../nbs/15k_provider_updates.ipynb #66a1c72d
 class AddressFiller:
