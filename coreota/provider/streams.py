@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T', 'MAX_FILE', 'MAX_REQUEST', 'STREAM_FILTERS', 'BATCH', 'BACKLOG', 'UNREADABLE', 'Content', 'BytesContent',
            'Stream', 'StreamRefusal', 'check_get', 'bits_set', 'wanted_blocks', 'Answer', 'read_block',
-           'match_stream_request', 'StreamsService', 'decoded']
+           'match_stream_request', 'Streams', 'StreamsService', 'decoded']
 
 # %% ../../nbs/15a_provider_streams.ipynb #8d49de78
 import re
@@ -182,27 +182,16 @@ def match_stream_request(
         return None
     return thing, stream, api, codec_named(name)
 
-# %% ../../nbs/15a_provider_streams.ipynb #988c22de
-BATCH = 1 << 20  # Bytes of data that one call of messages_to_send makes at most
-BACKLOG = 1000  # Answers in the line; more requests are dropped, and the devices ask again
-
-
-class StreamsService:
-    """AWS IoT MQTT file streams: describe and get, in CBOR and JSON."""
+# %% ../../nbs/15a_provider_streams.ipynb #d9e931b1
+class Streams:
+    """Streams by name, and who may read them."""
 
     def __init__(
         self,
         source: Callable[[str, float], Stream | None] | None = None,  # Finds streams that were not created here, by id and now
-        share: str = "",  # The name of a group of providers that share the work by shared subscriptions
     ) -> None:
         self._source = source or (lambda stream_id, now: None)
-        self._filters = shared_filters(STREAM_FILTERS, share)
-        self.ignored = 0  # Messages that were no request
-        self.dropped = 0  # Requests that found the line full
         self._streams: dict[str, Stream] = {}
-        self._outgoing: list[Outgoing] = []
-        self._line: deque[Answer] = deque()
-        self._asked_at = 0.0
 
     def create_stream(
         self,
@@ -235,6 +224,45 @@ class StreamsService:
         if self._streams.pop(stream_id, None) is None:
             raise LocalOtaError(f"there is no stream {stream_id}", reason="stream-unknown", advice="create it first")
 
+    def stream_for(self, stream_id: str, thing: str, version: int | None, now: float) -> Stream:
+        """The stream that a thing asks for, in that version; None: in any. Raises StreamRefusal."""
+        try:
+            check_stream_id(stream_id)
+        except LocalOtaError as error:
+            raise StreamRefusal("InvalidTopic", "the stream id in the topic is not 1 to 128 of a-z A-Z 0-9 _ -") from error
+        try:
+            stream = self._streams.get(stream_id) or self._source(stream_id, now)
+        except (LocalOtaError, OSError) as error:
+            raise StreamRefusal("InternalError", f"the stream {stream_id} cannot be read now") from error
+        if stream is None:
+            raise StreamRefusal("ResourceNotFound", f"there is no stream {stream_id}")
+        if stream.things is not None and thing not in stream.things:
+            raise StreamRefusal("Unauthorized", f"{thing} may not read {stream_id}")
+        if version not in (None, stream.version):
+            raise StreamRefusal("VersionMismatch", f"version {version} is asked for, and it is {stream.version}")
+        return stream
+
+# %% ../../nbs/15a_provider_streams.ipynb #d804f74d
+BATCH = 1 << 20  # Bytes of data that one call of messages_to_send makes at most
+BACKLOG = 1000  # Answers in the line; more requests are dropped, and the devices ask again
+
+# %% ../../nbs/15a_provider_streams.ipynb #c9962e11
+class StreamsService(Streams):
+    """AWS IoT MQTT file streams: describe and get, in CBOR and JSON."""
+
+    def __init__(
+        self,
+        source: Callable[[str, float], Stream | None] | None = None,  # Finds streams that were not created here, by id and now
+        share: str = "",  # The name of a group of providers that share the work by shared subscriptions
+    ) -> None:
+        super().__init__(source)
+        self._filters = shared_filters(STREAM_FILTERS, share)
+        self.ignored = 0  # Messages that were no request
+        self.dropped = 0  # Requests that found the line full
+        self._outgoing: list[Outgoing] = []
+        self._line: deque[Answer] = deque()
+        self._asked_at = 0.0
+
     def connected(self, now: float) -> None:
         """The link is up: subscribe to the requests."""
         self._outgoing[:0] = [Subscribe(topic_filter) for topic_filter in self._filters]
@@ -257,10 +285,10 @@ class StreamsService:
             if api == "get":
                 get = decoded(codec.decode_get, message.payload, codec)
                 token = get.token
-                self._begin(prefix, codec, get, self._stream(stream_id, thing, get.version, now))
+                self._begin(prefix, codec, get, self.stream_for(stream_id, thing, get.version, now))
             else:
                 token = decoded(codec.decode_describe, message.payload, codec).token
-                self._describe(prefix, codec, token, self._stream(stream_id, thing, None, now))
+                self._describe(prefix, codec, token, self.stream_for(stream_id, thing, None, now))
         except StreamRefusal as refusal:
             self._reject(prefix, codec, refusal, token)
         self._asked_at = now
@@ -294,24 +322,6 @@ class StreamsService:
 
     def next_event(self) -> None:
         """There are no events: a stream remembers nothing about its readers."""
-
-    def _stream(self, stream_id: str, thing: str, version: int | None, now: float) -> Stream:
-        """The stream asked for; raises StreamRefusal."""
-        try:
-            check_stream_id(stream_id)
-        except LocalOtaError as error:
-            raise StreamRefusal("InvalidTopic", "the stream id in the topic is not 1 to 128 of a-z A-Z 0-9 _ -") from error
-        try:
-            stream = self._streams.get(stream_id) or self._source(stream_id, now)
-        except (LocalOtaError, OSError) as error:
-            raise StreamRefusal("InternalError", f"the stream {stream_id} cannot be read now") from error
-        if stream is None:
-            raise StreamRefusal("ResourceNotFound", f"there is no stream {stream_id}")
-        if stream.things is not None and thing not in stream.things:
-            raise StreamRefusal("Unauthorized", f"{thing} may not read {stream_id}")
-        if version not in (None, stream.version):
-            raise StreamRefusal("VersionMismatch", f"version {version} is asked for, and it is {stream.version}")
-        return stream
 
     def _begin(self, prefix: str, codec: Codec, get: GetStream, stream: Stream) -> None:
         """Put an answer in the line; raises StreamRefusal."""
