@@ -13,11 +13,12 @@ from typing import Protocol
 
 
 from coreota.boot import (
-    BootConfig, BootMode, BootSlots, DowngradePolicy, SecurityCounter, choose_slot, header_in, overwrite_update, reader, too_old,
+    BootConfig, BootMode, BootSlots, DowngradePolicy, SecurityCounter, header_in, overwrite_update, reader, too_old,
     unmet, update_by_swap,
 )
-from .errors import LocalOtaError, RemoteOtaError
 from .counter import raise_counter
+from .directxip import choose_slot
+from .errors import LocalOtaError, RemoteOtaError
 from .flash import BytesLike, Flash, FlashError, padded, sectors
 from .image import HEADER, ImageHeader, Version
 from .imagekeys import ImagePublicKey

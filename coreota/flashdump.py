@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from .boot import BootConfig, BootMode, BootSlots, DowngradePolicy, header_in, reader, security_counter, trial_order
+from .boot import BootConfig, BootMode, BootSlots, DowngradePolicy, header_in, reader, security_counter
 from .bootloader import McubootBootloader
+from .directxip import trial_order
 from .errors import LocalOtaError, RemoteOtaError
 from .flash import Flash, erased
 from .image import MAGIC, REFUSED_FLAGS, SHA256_TLV, Tlv, dependencies_of, parse_image

@@ -15,9 +15,9 @@ from coreota.boot import (
     counter_refuses,
     max_image_size,
     security_counter,
-    trial_order,
 )
 from coreota.bootloader import Bootloader, BootResult, McubootBootloader, boot_story, sectors_to_prepare
+from coreota.directxip import trial_order
 from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.flash import NorFlash, PowerCut, padded
 from coreota.image import Dependency, Version, make_image

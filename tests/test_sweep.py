@@ -1,6 +1,11 @@
 """The sweep: it finds nothing on the real bootloader, finds what is there on bad ones, and its short cuts are none."""
 
+import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +17,14 @@ from coreota.bootloader import BootResult, McubootBootloader
 from coreota.cli import main
 from coreota.flash import Flash, Operation, copy_region
 from coreota.image import Version
-from coreota.sim.explore import (
+from coreota.sim.explore import Memory, done, moments, state_of
+from coreota.sim.proof import (
     Depth,
-    Memory,
     SweepResult,
     alike,
-    done,
     harms,
     large_scenarios,
-    moments,
     scenarios,
-    state_of,
     sweep,
     tears,
 )
@@ -37,6 +39,7 @@ from coreota.sim.sweep import (
     scene_of,
 )
 from coreota.swap import SwapStatus
+from coreota.sweeptool import Progress
 from coreota.trailer import SWAP_TABLE, Flag, Magic, Pattern, Slot, SwapType
 
 TEST = Scenario(BootMode.SWAP_MOVE, Story.TEST, "larger")
@@ -67,16 +70,19 @@ def test_the_sweep_of_the_default_size_finds_nothing(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("scenario", list(large_scenarios()), ids=lambda one: f"{one.mode}-{one.story}")
 def test_slots_of_512_kib(scenario: Scenario) -> None:
-    """A cut at every hundredth of some thousand operations; `coreota sweep --large` makes them all."""
+    """A cut at every tenth of some thousand operations; `coreota sweep --large` makes them all, and every series."""
     scene = scene_of(scenario)
     assert scenario.config.primary[1] == 512 * 1024
     assert len(scene.operations) > 1000
-    for cut in range(0, len(scene.operations), 100):
-        assert judge(scene, Harm((cut,)), *run(scene, Harm((cut,)))) == ""
+    memory, state = Memory(scene), state_of(scene.start)
+    for number, operation in enumerate(scene.operations):
+        if number % 10 == 0:
+            assert memory.verdict(Harm((number,)), state) == ""
+        state = done(state, operation)
 
 
 def test_a_search_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coreota.sim.explore.MOST_MOMENTS", 100)
+    monkeypatch.setattr("coreota.sim.proof.MOST_MOMENTS", 100)
     monkeypatch.setattr(moments, "__defaults__", (100,))
     assert [failure.complaint for failure in sweep(TEST, Depth(random=0)).failures] == ["given up after 100 moments"]
 
@@ -398,6 +404,48 @@ def test_a_bootloader_of_your_own(
     for name in ("no_such_module:make", "my_boot:nothing", "my_boot", ""):
         assert main([*few, name]) == 2
         assert "write module:function" in capsys.readouterr().err
+
+
+def lines_of(out: io.StringIO, terminal: bool, quiet: bool) -> list[str]:
+    """What is said of three scenarios that take ten, thirty and two hundred seconds."""
+    out.isatty = lambda: terminal  # type: ignore[method-assign]
+    progress, result = Progress(3, out, quiet), sweep(Scenario(BootMode.DIRECT_XIP_REVERT, Story.CONFIRMING, "equal"))
+    for seconds, one in ((10.0, result), (30.0, None), (31.0, result), (200.0, result)):
+        progress.tell(one, seconds)
+    progress.end()
+    return out.getvalue().splitlines()
+
+
+def test_progress() -> None:
+    """A line every half minute, one that moves on a terminal, nothing at all for a script."""
+    plain = lines_of(io.StringIO(), False, False)
+    assert [line.partition(",")[0] for line in plain] == ["1 of 3 scenarios", "3 of 3 scenarios"]
+    assert plain[1].endswith(" cases, 0 failures, 200 s")
+    moving = lines_of(io.StringIO(newline=""), True, True)
+    assert len(moving) == 1 + 4  # begins with a return, four times
+    assert moving[-1].startswith("3 of 3 scenarios")
+    assert lines_of(io.StringIO(), False, True) == []
+
+
+def test_ctrl_c_leaves_what_was_found() -> None:
+    """The totals of what was done, how much was not, and no process behind."""
+    command = [sys.executable, "-c", "import sys; from coreota.cli import main; sys.exit(main())", "sweep", "--full"]
+    slow = ["--mode", "swap-move", "--jobs", "1", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, *slow], stdout=pipe, stderr=pipe, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        try:
+            while not (workers := children.read_text().split()):
+                assert process.poll() is None
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    told = json.loads(out)
+    assert (process.returncode, err) == (130, b"")
+    assert told["not_tried"] + told["scenarios"] == len([one for one in scenarios(True) if one.mode == "swap-move"])
+    assert told["not_tried"] > 400
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
