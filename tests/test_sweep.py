@@ -18,6 +18,7 @@ from coreota.cli import main
 from coreota.flash import Flash, Operation, copy_region
 from coreota.image import Version
 from coreota.sim.explore import Memory, done, moments, state_of
+from coreota.sim.judge import judge
 from coreota.sim.proof import (
     Depth,
     SweepResult,
@@ -34,7 +35,6 @@ from coreota.sim.sweep import (
     Harm,
     Scenario,
     Story,
-    judge,
     run,
     scene_of,
 )

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from ..bootloader import BootResult
 from ..flash import FlashRecorder, NorFlash, Operation, erased
-from .sweep import REST, RESTLESS, SECTOR, Harm, Maker, Scene, bootloader_on, judge, one_boot
+from .judge import judge
+from .sweep import REST, RESTLESS, SECTOR, Harm, Maker, Scene, bootloader_on, one_boot
 
 # %% ../../nbs/16c_explore.ipynb #689f9710
 State = tuple[bytes, ...]  # A whole flash, sector by sector

@@ -15,8 +15,9 @@ from ..boot import BootMode
 from ..bootloader import BootResult
 from ..flash import BytesLike, NorFlash, erased, sectors
 from .explore import MOST_MOMENTS, Memory, Moment, done, moments
+from .judge import judge
 from coreota.sim.sweep import (
-    GEOMETRIES, LARGE, PAIRS, REST, RESTLESS, SECTOR, Harm, Maker, Scenario, Scene, Story, bootloader_on, judge, one_boot, run, scene_of,
+    GEOMETRIES, LARGE, PAIRS, REST, RESTLESS, SECTOR, Harm, Maker, Scenario, Scene, Story, bootloader_on, one_boot, run, scene_of,
 )
 
 # %% ../../nbs/16ca_proof.ipynb #884d2fdb
