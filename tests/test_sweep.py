@@ -389,10 +389,12 @@ def test_a_bootloader_of_your_own(
 ) -> None:
     """One line of a module of yours, named on the command line."""
     source = (
+        "import os\n"
         "from coreota.sim.sweep import bootloader_on\n"
         "def ours(flash, config):\n    return bootloader_on(flash, config)\n"
         "class Dead:\n    def boot(self):\n        raise RuntimeError('no')\n"
         "def dead(flash, config):\n    return Dead()\n"
+        "def killed(flash, config):\n    os._exit(9)\n"
     )
     (tmp_path / "my_boot.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -401,6 +403,8 @@ def test_a_bootloader_of_your_own(
     assert json.loads(capsys.readouterr().out)["failures"] == []
     assert main([*few, "my_boot:dead"]) == 1
     assert "the bootloader raised RuntimeError('no')" in json.loads(capsys.readouterr().out)["failures"][0]["complaint"]
+    assert main([*few, "my_boot:killed"]) == 2
+    assert "a process of the sweep was killed" in capsys.readouterr().err
     for name in ("no_such_module:make", "my_boot:nothing", "my_boot", ""):
         assert main([*few, name]) == 2
         assert "write module:function" in capsys.readouterr().err
