@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DownloadEvent', 'DOWNLOAD_TRANSITIONS', 'ACTIVE', 'Block', 'BlockReceived', 'DownloadComplete', 'DownloadFailed',
-           'FileDownloader', 'DownloadConfig', 'DownloadState', 'DownloadTrigger']
+           'Loans', 'FileDownloader', 'DownloadConfig', 'DownloadState', 'DownloadTrigger']
 
 # %% ../nbs/05c_download.ipynb #44c88a6b
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol, TypeAlias, runtime_checkable
 
 # %% ../nbs/05c_download.ipynb #b7d23276
-from .blocks import MAX_BLOCK, MAX_BLOCKS, MAX_REQUEST, MIN_BLOCK, Bitmap
+from .blocks import MAX_BLOCK, MAX_BLOCKS, MAX_REQUEST, MIN_BLOCK, Bitmap, BytesLike, MemoryPool
 from .errors import LocalOtaError, OtaError
 from .parser import OtaFile
 from .topics import Message, Outgoing
@@ -55,6 +55,42 @@ class DownloadFailed:
 
 
 DownloadEvent: TypeAlias = BlockReceived | DownloadComplete | DownloadFailed
+
+# %% ../nbs/05c_download.ipynb #5d2c61a2
+class Loans:
+    """Blocks that are here and not yet written, each in a buffer of the pool."""
+
+    def __init__(self, file_id: int, block_size: int, pool: MemoryPool) -> None:
+        self.file_id, self.block_size, self.pool = file_id, block_size, pool
+        self.lent: dict[int, tuple[Block, memoryview]] = {}  # With its buffer, by index
+
+    def lend(self, index: int, payload: BytesLike) -> Block | None:
+        """Copy a block, the only time, into a buffer; None: none is free."""
+        buffer = self.pool.acquire()
+        if buffer is None:
+            return None
+        data = buffer[: len(payload)]
+        data[:] = payload
+        block = Block(self.file_id, index, index * self.block_size, data.toreadonly())
+        self.lent[index] = (block, buffer)
+        return block
+
+    def give_back(self, block: Block) -> None:
+        """Its buffer is free again; raises LocalOtaError where the block is not on loan."""
+        lent = self.lent.get(block.index)
+        if lent is None or lent[0] is not block:
+            raise LocalOtaError(f"{block!r} is not on loan", reason="buffer", advice="release each block once")
+        del self.lent[block.index]
+        try:  # noqa: SIM105 -- `suppress` would take longer than all the rest
+            block.data.release()
+        except BufferError:  # somebody still looks at it, and can't be stopped
+            pass
+        self.pool.release(lent[1])
+
+    def end(self) -> None:
+        """Every buffer goes back."""
+        for block, _ in list(self.lent.values()):
+            self.give_back(block)
 
 # %% ../nbs/05c_download.ipynb #e556f2dd
 @runtime_checkable
