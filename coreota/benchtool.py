@@ -88,7 +88,8 @@ def broker_bench(
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Races at several block sizes, and what TCP_NODELAY does."""
-    from coreota.brokerbench import Load, broker_rows, stall_rows
+    from coreota.benchworkers import Load
+    from coreota.brokerbench import broker_rows, stall_rows
     from coreota.mosquitto import Address
 
     size, rounds = (4_000_000, 3) if quick else (16_000_000, 7)

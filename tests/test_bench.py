@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from coreota.benchtool import BENCHES, decode_rows, tables
-from coreota.brokerbench import Load, broker_rows, race_row, stall_rows
+from coreota.benchworkers import Load
+from coreota.brokerbench import broker_rows, race_row, stall_rows
 from coreota.cli import main
 from coreota.devicebench import memory_rows, profile_rows
 from coreota.errors import LocalOtaError
