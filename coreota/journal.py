@@ -81,7 +81,7 @@ class BankHead:
     file: bytes
     missing: Bitmap
 
-
+# %% ../nbs/12a_journal.ipynb #1153e5e4
 def read_head(
     bank: bytes,  # All of it, whatever it is
 ) -> BankHead | None:  # None: erased, torn or damaged

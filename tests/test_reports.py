@@ -3,7 +3,7 @@
 import json
 import unicodedata
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreota.config import OtaConfig
@@ -25,6 +25,7 @@ def error_of(ours: bool, message: str, reason: str, advice: str) -> OtaError:
     return (LocalOtaError if ours else RemoteOtaError)(message, reason=reason, advice=advice)
 
 
+@settings(max_examples=50)
 @given(st.booleans(), ANYTHING, ANYTHING, ANYTHING)
 def test_details_are_within_aws_limits(ours: bool, message: str, reason: str, advice: str) -> None:
     """Known keys; values of 1 to 1024 characters, none of Unicode's category C (the API's DetailsValue)."""
@@ -38,6 +39,7 @@ def test_details_are_within_aws_limits(ours: bool, message: str, reason: str, ad
     assert failure is not None and failure.ours is ours and failure.reason and ": " not in failure.reason
 
 
+@settings(max_examples=50)
 @given(st.booleans(), TAME, WORDS, TAME)
 def test_what_was_written_is_read(ours: bool, message: str, reason: str, advice: str) -> None:
     """The four parts come back as they were, colons in the message and all."""
