@@ -216,7 +216,8 @@ def main(
     argv: Sequence[str] | None = None,  # None: those of the process
 ) -> int:  # 0: as it should be; 1: not; 2: wrong arguments or something missing; 130: interrupted
     """The command `coreota`."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(words or ["--help"])
     try:
         return int(arguments.run(arguments))
     except OtaError as error:

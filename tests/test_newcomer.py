@@ -111,3 +111,10 @@ def test_an_image_that_nobody_signed(device: list[str], tmp_path: Path) -> None:
     (tmp_path / "app.bin").write_bytes(firmware("1.0.0", 5000, key=lab_key("a stranger's")))
     done = coreota(*words)
     assert done.stderr == "coreota: no known key signed the image: sign it with a key the device knows\n"
+
+
+def test_no_command_at_all() -> None:
+    """Whoever types the bare name learns what there is."""
+    done = coreota()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(name in done.stdout for name in ("demo", "device", "provider", "deploy", "run a whole update"))
