@@ -130,7 +130,7 @@ def _number(raw: bytes) -> int:
     return raw[0] if len(raw) == 1 else int.from_bytes(raw[1:])
 
 # %% ../nbs/05_codec.ipynb #8a814b5b
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _opening(
     raw: bytes,  # What stands before the number of a block
 ) -> tuple[int, str | None] | None:  # File id and token; None: they are not as they should be
@@ -141,7 +141,7 @@ def _opening(
     return _number(file_id), token.decode() if size else None
 
 # %% ../nbs/05_codec.ipynb #805121d7
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _closing(
     raw: bytes,  # What stands between the number of a block and its payload
 ) -> int | None:  # Bytes, 1 to 131072; None: it says two things, or none that may be

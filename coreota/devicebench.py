@@ -195,7 +195,7 @@ def memory_rows(
 # %% ../nbs/17hc_devicebench.ipynb #47f8633e
 PARTS: Mapping[str, Sequence[str]] = {
     "decode": ("codec", "streammessages", "topics"),
-    "schedule": ("downloader", "download", "requests", "underway", "window", "rto", "loans"),
+    "schedule": ("downloader", "download", "flow", "rto", "underway", "window"),
     "buffers": ("blocks",),
     "flash": ("flash", "flashfile", "bootloader", "trailer", "boot", "store"),
     "journal": ("journal",),
