@@ -135,7 +135,7 @@ def api_bench(
 
     if not quick:
         return api_rows()
-    return [api_row(operation, store, requests=40, rounds=2) for store in ("memory", "sqlite") for operation in QUESTIONS]
+    return [api_row(operation, "memory", requests=40, rounds=2) for operation in QUESTIONS]
 
 # %% ../nbs/17i_benchtool.ipynb #8b81d904
 Bench = Callable[[bool, argparse.Namespace], list[dict[str, Any]]]

@@ -216,7 +216,7 @@ def provider_rows(
             race = Race(address, [], 0, racing)
             bare = {size: 5000 / median(race.bare(size, 5000)["seconds"] for _ in range(5)) for size in (4096, 16_384)}
             questions = 200 / median(race.bare(1024, 1, 200)["seconds"] for _ in range(5))
-        for workers in (1, 2):
+        for workers in (1,) if quick else (1, 2):
             with provider_processes(address, folder, workers) as ready:
                 put_stream(folder)
                 if workers == 1:  # first, while nobody has memory left over from other work
