@@ -2535,6 +2535,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'coreota.providerbench.Askers.run': ('providerbench.html#askers.run', 'coreota/providerbench.py'),
                                        'coreota.providerbench.api_row': ('providerbench.html#api_row', 'coreota/providerbench.py'),
                                        'coreota.providerbench.block_row': ('providerbench.html#block_row', 'coreota/providerbench.py'),
+                                       'coreota.providerbench.end_provider': ( 'providerbench.html#end_provider',
+                                                                               'coreota/providerbench.py'),
                                        'coreota.providerbench.memory_row': ('providerbench.html#memory_row', 'coreota/providerbench.py'),
                                        'coreota.providerbench.provider_processes': ( 'providerbench.html#provider_processes',
                                                                                      'coreota/providerbench.py'),
