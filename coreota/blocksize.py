@@ -9,10 +9,10 @@ __all__ = ['LEAST_BUFFERS', 'pool_shape', 'block_sizes', 'may_be_too_large']
 from .blocks import MAX_BLOCK, MIN_BLOCK
 from .errors import LocalOtaError, OtaError
 
-# %% ../nbs/06a_blocksize.ipynb #5e581d71
+# %% ../nbs/06a_blocksize.ipynb #06aa0004
 LEAST_BUFFERS = 8  # So many blocks may be here and not yet written
 
-
+# %% ../nbs/06a_blocksize.ipynb #5e581d71
 def pool_shape(
     pool_bytes: int,  # For blocks, in all
 ) -> tuple[int, int]:  # Bytes in a block, and buffers
@@ -32,7 +32,7 @@ def block_sizes(
         sizes.append(sizes[-1] // 2)
     return sizes
 
-
+# %% ../nbs/06a_blocksize.ipynb #06aa0003
 def may_be_too_large(
     error: OtaError,  # Why a download ended
     size: int,  # Bytes in its blocks
