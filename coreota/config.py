@@ -49,6 +49,27 @@ RETIRED: Mapping[str, str] = {
     "block_timeout": "take it out: the downloader measures the round trip, and waits accordingly",
 }
 
+
+def _check_name(name: str, names: list[str]) -> None:
+    """LocalOtaError where there is no such setting."""
+    if name in RETIRED:
+        raise LocalOtaError(f"there is no setting {name!r} any more", reason="config", advice=RETIRED[name])
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise LocalOtaError(f"there is no setting {name!r}", reason="config", advice=advice)
+
+# %% ../nbs/13b_config.ipynb #29e0af33
+def _toml_table(text: str, table: str) -> dict[str, Any]:
+    """A table of a TOML document, empty where it is not in there; LocalOtaError where the document is none."""
+    try:
+        found = tomllib.loads(text).get(table, {})
+    except tomllib.TOMLDecodeError as error:
+        raise LocalOtaError(f"the configuration is no TOML: {error}", reason="config", advice="see toml.io") from error
+    if not isinstance(found, dict):
+        raise LocalOtaError(f"{table} is no table", reason="config", advice=f"write [{table}] on a line of its own")
+    return found
+
 # %% ../nbs/13b_config.ipynb #b6d93be3
 @dataclass(frozen=True, slots=True)
 class OtaConfig:
@@ -103,12 +124,7 @@ class OtaConfig:
         """A configuration out of a file; LocalOtaError names what is wrong, and for a misspelt name the likely one."""
         names = [field.name for field in fields(cls)]
         for name in table:
-            if name in RETIRED:
-                raise LocalOtaError(f"there is no setting {name!r} any more", reason="config", advice=RETIRED[name])
-            if name not in names:
-                near = get_close_matches(name, names, 1)
-                advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-                raise LocalOtaError(f"there is no setting {name!r}", reason="config", advice=advice)
+            _check_name(name, names)
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
         return cls(**values)
 
@@ -119,10 +135,4 @@ class OtaConfig:
         table: str = "ota",  # The table in it that is meant; none: the defaults
     ) -> "OtaConfig":
         """A configuration out of a TOML document; LocalOtaError where that is none, or something in it is wrong."""
-        try:
-            found = tomllib.loads(text).get(table, {})
-        except tomllib.TOMLDecodeError as error:
-            raise LocalOtaError(f"the configuration is no TOML: {error}", reason="config", advice="see toml.io") from error
-        if not isinstance(found, dict):
-            raise LocalOtaError(f"{table} is no table", reason="config", advice=f"write [{table}] on a line of its own")
-        return cls.from_table(found)
+        return cls.from_table(_toml_table(text, table))
