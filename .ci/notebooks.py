@@ -68,7 +68,7 @@ def main() -> int:
     if not paths:
         paths = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     warm.use()
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(4) as pool:  # A kernel waits for brokers, clocks and its own end as long as it computes
         results = list(pool.map(lambda path: one(path, mode == "check"), paths))
     print(f"{sum(results)} of {len(results)} notebooks {'unchanged' if mode == 'check' else 'executed'}")
     return results.count(False)
