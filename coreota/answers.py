@@ -112,7 +112,7 @@ def handed_out(
     execution: JobExecution,
     now: float,
 ) -> Trigger:
-    """A job was handed out: a new one, the one at at_hand, or one from before the reset."""
+    """A job was handed out: a new one, the one at hand, or one from before the reset."""
     reports, parts = at_hand.reports, at_hand.parts
     if reports.verdict is not None and reports.verdict.job_id != execution.job_id:
         at_hand.finish(accepted=False)

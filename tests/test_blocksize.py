@@ -76,7 +76,8 @@ def test_a_fixed_size_is_not_changed() -> None:
     lab = Lab(image_size=50_000, config=OtaConfig(block_size=4096), broker=lambda clock: Limited(clock, 1024))
     job_id = lab.offer("2.0.0")
     lab.run()
-    assert lab.history(job_id)[-1].status.value in ("FAILED", "REJECTED")
+    end = lab.history(job_id)[-1]
+    assert (end.status.value, end.details["reason"].split(":")[1]) == ("FAILED", " stream-rejected")
     assert isinstance(lab.broker, Limited) and {size for size, _ in lab.broker.asked} == {4096}
 
 
