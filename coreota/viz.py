@@ -263,6 +263,7 @@ def plot(
         axes = [figure.add_subplot(1, columns, i + 1, facecolor="white") for i in range(columns)]
     for one in axes:
         one.grid(True, color="#e4e2dc", linewidth=0.6)
+        one.set_axisbelow(True)  # the grid lies behind bars too
     return figure, axes
 
 # %% ../nbs/91_viz.ipynb #e5b521cc
