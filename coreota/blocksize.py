@@ -41,4 +41,4 @@ def may_be_too_large(
     """Is it worth a try with half of that?"""
     if received or size // 2 < MIN_BLOCK:
         return False
-    return "BlockSizeOutOfBounds" in str(error) or (error.reason == "stream-silent" and size > 4096)
+    return error.reason == "stream-block-size" or (error.reason == "stream-silent" and size > 4096)

@@ -329,8 +329,11 @@ class MqttDownloader(BlockDownloader):
         if refused is None:
             raise RemoteOtaError("a refusal of no request of ours", reason="rejected-alien")
         self._obstacle = f"{rejected.code}: {rejected.message}".rstrip(": ")
-        if rejected.code in FINAL_CODES:
-            self._fail("stream-rejected", f"the provider refused the request: {self._obstacle}")
+        what = f"the provider refused the request: {self._obstacle}"
+        if rejected.code == "BlockSizeOutOfBounds":
+            self._fail("stream-block-size", what, "take a smaller block_size, or 0: then it comes down by itself")
+        elif rejected.code in FINAL_CODES:
+            self._fail("stream-rejected", what)
         else:
             self._set_back(self.flow.under_way.rest(refused), now)
 

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coreota.blocks import MAX_BLOCK, MIN_BLOCK
-from coreota.blocksize import LEAST_BUFFERS, block_sizes, pool_shape
+from coreota.blocksize import LEAST_BUFFERS, block_sizes, may_be_too_large, pool_shape
 from coreota.codec import StreamRejected, codec_named
 from coreota.config import OtaConfig
-from coreota.errors import LocalOtaError
+from coreota.errors import LocalOtaError, RemoteOtaError
 from coreota.sim.lab import Lab
 from coreota.topics import Message
 from coreota.transport import Clock, LocalBroker
@@ -72,12 +72,18 @@ def test_it_comes_down_to_what_is_accepted(most: int, silent: bool, sizes: set[i
     assert lab.device.orchestrator.pool.in_use == 0
 
 
+def test_the_code_decides_and_not_the_words() -> None:
+    words = "the provider refused the request: Unauthorized: BlockSizeOutOfBounds"
+    assert may_be_too_large(RemoteOtaError(words, reason="stream-block-size"), 8192, 0)
+    assert not may_be_too_large(RemoteOtaError(words, reason="stream-rejected"), 8192, 0)
+
+
 def test_a_fixed_size_is_not_changed() -> None:
     lab = Lab(image_size=50_000, config=OtaConfig(block_size=4096), broker=lambda clock: Limited(clock, 1024))
     job_id = lab.offer("2.0.0")
     lab.run()
     end = lab.history(job_id)[-1]
-    assert (end.status.value, end.details["reason"].split(":")[1]) == ("FAILED", " stream-rejected")
+    assert (end.status.value, end.details["reason"].split(":")[1]) == ("FAILED", " stream-block-size")
     assert isinstance(lab.broker, Limited) and {size for size, _ in lab.broker.asked} == {4096}
 
 

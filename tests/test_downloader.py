@@ -547,7 +547,7 @@ def test_final_refusals(code: str) -> None:
     (failed,) = bench.write()
     assert isinstance(failed, DownloadFailed)
     assert (failed.error.reason, failed.error.message) == (
-        "stream-rejected",
+        "stream-block-size" if code == "BlockSizeOutOfBounds" else "stream-rejected",
         f"the provider refused the request: {code}: because",
     )
     assert isinstance(failed.error, RemoteOtaError)
