@@ -549,6 +549,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'coreota.errors': { 'coreota.errors.LocalOtaError': ('errors.html#localotaerror', 'coreota/errors.py'),
                                 'coreota.errors.OtaError': ('errors.html#otaerror', 'coreota/errors.py'),
                                 'coreota.errors.OtaError.__init__': ('errors.html#otaerror.__init__', 'coreota/errors.py'),
+                                'coreota.errors.OtaError.__repr__': ('errors.html#otaerror.__repr__', 'coreota/errors.py'),
                                 'coreota.errors.OtaError.__str__': ('errors.html#otaerror.__str__', 'coreota/errors.py'),
                                 'coreota.errors.RemoteOtaError': ('errors.html#remoteotaerror', 'coreota/errors.py'),
                                 'coreota.errors.status_text': ('errors.html#status_text', 'coreota/errors.py')},

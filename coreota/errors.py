@@ -22,6 +22,9 @@ class OtaError(Exception):
     def __str__(self) -> str:
         return f"{self.message}: {self.advice}" if self.advice else self.message
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r})"
+
 # %% ../nbs/00a_errors.ipynb #8bb9341b
 class LocalOtaError(OtaError):
     """Ours: a wrong argument, a wrong configuration, a call out of turn."""
