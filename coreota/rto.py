@@ -6,7 +6,7 @@
 __all__ = ['FIRST_TIMEOUT', 'LEAST_TIMEOUT', 'LONGEST_TIMEOUT', 'RoundTrip', 'chance']
 
 # %% ../nbs/05a_rto.ipynb #2d308728
-from zlib import crc32
+from hashlib import blake2b
 
 # %% ../nbs/05a_rto.ipynb #58075383
 FIRST_TIMEOUT = 1.0  # Seconds, before anything was measured (RFC 6298, 2.1)
@@ -55,5 +55,5 @@ def chance(
     seed: int,  # Of the device
     number: int,  # Of the occasion
 ) -> float:  # 0 or more, less than 1
-    """The same number for the same seed and occasion, and another one for another device."""
-    return crc32(b"%d,%d" % (seed, number)) / 2**32
+    """The same number for the same seed and occasion, and one that tells nothing of it for any other."""
+    return int.from_bytes(blake2b(b"%d,%d" % (seed, number), digest_size=4).digest(), "big") / 2**32

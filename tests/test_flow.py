@@ -1,6 +1,8 @@
 """When to ask, and for what: a quota is kept, chance is not taken for one, and little is sent twice."""
 
+from itertools import pairwise
 from random import Random
+from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,16 @@ from hypothesis import strategies as st
 from coreota.blocks import Bitmap, MemoryPool
 from coreota.download import DownloadConfig
 from coreota.flow import Flow
-from coreota.rto import RoundTrip
+from coreota.rto import RoundTrip, chance
 from coreota.window import CONGESTED, Quota
+
+
+@pytest.mark.parametrize("by", ["seed", "number"])
+def test_neighbouring_seeds_and_occasions_are_as_far_apart_as_any_two(by: str) -> None:
+    values = [chance(n, 3) if by == "seed" else chance(3, n) for n in range(3_000)]
+    assert all(0 <= value < 1 for value in values)
+    assert fmean(values) == pytest.approx(1 / 2, abs=0.02)
+    assert fmean(abs(a - b) for a, b in pairwise(values)) == pytest.approx(1 / 3, abs=0.02)
 
 
 def judged(quota: Quota, outcomes: list[float], asked: float = 100.0) -> None:
