@@ -100,7 +100,7 @@ def wait_for(kind: type[Incoming], transport: PahoTransport, limit: float = 10) 
 def subscribe(transport: PahoTransport, *filters: str) -> None:
     """Subscribe, and wait until the broker has said yes."""
     transport.send([Subscribe(one) for one in filters])
-    while transport._unacknowledged or transport._outbox:
+    while not transport.subscribed:
         assert transport.receive(0.02) == []
 
 

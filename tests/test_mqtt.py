@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coreota.errors import LocalOtaError
-from coreota.mqtt import AWS_ALPN, MOST_UNSENT, PahoTransport, backoff, quality, tls_context
+from coreota.mqtt import AWS_ALPN, MOST_UNSENT, Outbox, PahoTransport, backoff, quality, tls_context
 from coreota.provider.broker import EmbeddedBroker
-from coreota.topics import Message, Subscribe
+from coreota.topics import Message, Outgoing, Subscribe
 from coreota.transport import Connected, Disconnected, Incoming
 
 
@@ -195,9 +195,26 @@ def test_the_queue_has_a_bound() -> None:
     transport = PahoTransport("127.0.0.1", 1, client_id="x", patient=True, max_queue=10)
     transport.send([Subscribe("a"), *(Message("m", b"%d" % n) for n in range(50)), Subscribe("b")])
     assert transport.dropped == 42
-    assert [type(item).__name__ for item in transport._outbox].count("Subscribe") == 2
-    assert next(item.payload for item in transport._outbox if isinstance(item, Message)) == b"42"
+    kept = [Subscribe("a"), *(Message("m", b"%d" % n) for n in range(42, 50)), Subscribe("b")]
+    assert list(transport._outbox.items) == kept
     transport.close()
+
+
+@given(items=st.lists(st.booleans(), max_size=12), steps=st.lists(st.booleans(), max_size=40))
+def test_the_outbox_keeps_order_and_waits(items: list[bool], steps: list[bool]) -> None:
+    """Whenever SUBACKs come: all leaves in order, a message only while none is awaited, and in the end everything."""
+    outbox, left = Outbox(), list[Outgoing]()
+    queue = [Subscribe(f"{n}") if subscription else Message(f"{n}", b"") for n, subscription in enumerate(items)]
+    outbox.items.extend(queue)
+    for acknowledge in steps + [True, False] * len(items):
+        if acknowledge and outbox.unacknowledged:
+            del outbox.unacknowledged[min(outbox.unacknowledged)]
+        elif not acknowledge and (item := outbox.next()) is not None:
+            assert isinstance(item, Subscribe) or not outbox.unacknowledged
+            left.append(item)
+            if isinstance(item, Subscribe):
+                outbox.unacknowledged[len(left)] = item.topic_filter
+    assert left == queue
 
 
 def test_no_delay(transports: tuple[PahoTransport, PahoTransport]) -> None:
