@@ -99,7 +99,8 @@ def after_boot(
     if start is Start.ROLL_BACK:
         return Trigger.UNASKED_TRIAL
     if start not in (Start.SELF_TEST, Start.CONFIRMED):
-        at_hand.refuse(start_error(start, at_hand.parts.running))
+        stage, parts = execution.status_details["self_test"], at_hand.parts
+        at_hand.refuse(start_error(start, parts.running, stage, parts.config.self_test_timeout))
         return decided(at_hand)
     with suppress(OtaError):  # its document may not be readable any more
         job = parsed(at_hand.parsers, execution)

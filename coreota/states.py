@@ -153,18 +153,28 @@ def judge_start(
 
 # %% ../nbs/13c_states.ipynb #1fb4b4c3
 _START_ADVICE: Mapping[Start, str] = {
-    Start.STATE_MISMATCH: "the trial ended without the new image: read the device's log of it, and try the image on your desk",
     Start.SAME_FIRMWARE: "raise the image's version",
     Start.DOWNGRADE: "offer a newer image, or set allow_downgrade if you mean it",
 }
+_STAGES: Mapping[str, str] = {  # By `self_test` in the job's details
+    "ready": "the new image was not heard of in its trial: did it fail before it came online (try it on your desk)",
+    "active": "the new image was online in its trial, and not confirmed: did it fail or hang there (read the device's log of it)",
+}
+_TOO_SHORT = (
+    ", or was the trial too short for this link? self_test_timeout is {:g} s: allow twice what a boot, the connection, the job document "
+    "and 2 KB take, and request_timeout for each message that may be lost"
+)
 
-
+# %% ../nbs/13c_states.ipynb #1fb4b4c8
 def start_error(
     start: Start,  # What `judge_start` answered
     running: Version,  # The version that runs
+    stage: str = "ready",  # How far the job says that the trial came: "ready" or "active"
+    seconds: float = 16.0,  # That a trial may last, as configured
 ) -> RemoteOtaError:
     """The end of a job that may not go on."""
-    return RemoteOtaError(f"{running} runs", reason=start.value, advice=_START_ADVICE.get(start, ""))
+    advice = _START_ADVICE.get(start) or _STAGES[stage] + _TOO_SHORT.format(seconds)
+    return RemoteOtaError(f"{running} runs", reason=start.value, advice=advice)
 
 # %% ../nbs/13c_states.ipynb #019ac06e
 def judge_version(

@@ -149,6 +149,29 @@ def test_rollback_if_unable_to_connect_after_update() -> None:
     lab.run()
     status, details = told(lab, job_id)[-1]
     assert (status, details["reason"].split(":")[:2]) == ("FAILED", ["rejected", " image-state-mismatch"])
+    assert details["advice"].startswith("the new image was not heard of in its trial: ")
+    assert "self_test_timeout is 16 s: " in details["advice"]
+
+
+@pytest.mark.parametrize("seconds", [20.0, 90.0])
+def test_a_trial_too_short_for_the_link(seconds: float) -> None:
+    """A good image on a link of 50 bytes a second: refused, and the operator reads why it may be; or kept."""
+    link = LossyLink(1, delay=0.5, bandwidth=50)
+    lab = Lab(image_size=2000, config=OtaConfig(self_test_timeout=seconds), link=link)
+    job_id = lab.offer("2.0.0")
+    lab.run()
+    status, details = told(lab, job_id)[-1]
+    assert (status, str(lab.bootloader.running)) == (("FAILED", "1.0.0") if seconds == 20 else ("SUCCEEDED", "2.0.0"))
+    assert ("self_test_timeout is 20 s: " in details.get("advice", "")) is (seconds == 20)
+
+
+def test_a_trial_that_hangs_was_online() -> None:
+    lab = Lab(self_test=lambda: None)
+    job_id = lab.offer("2.0.0")
+    lab.run()
+    advice = told(lab, job_id)[-1][1]["advice"]
+    assert advice.startswith("the new image was online in its trial, and not confirmed: ")
+    assert len(advice) <= 1024
 
 
 def test_job_cancelled_during_download() -> None:
