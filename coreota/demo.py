@@ -50,7 +50,7 @@ class DemoOptions:
     """What the demonstration shows."""
 
     codec: str = "cbor"  # "cbor" or "json"
-    block_size: int = 4096  # Bytes, 256 to 131072, a multiple of 8
+    block_size: int = 4096  # Bytes, 256 to 131072, a multiple of 8; 0: as large as the memory pool allows
     image: Path | None = None  # Any firmware file to offer; None: noise
     size: int = 512 * 1024  # Bytes of noise, without `image`
     broker: str | None = None  # mqtt://host:port; None: the embedded broker
@@ -189,6 +189,7 @@ class _World:
     image: bytes
     version: Version
     running: Version
+    block_size: int  # Bytes: as configured, or as the download settled it
     finished: list[JobFinished] = field(default_factory=list)
     alive: float = field(default_factory=monotonic)
 
@@ -244,7 +245,7 @@ class Demo:
         else:
             image, version = offered_image(content, running)
         thing = f"coreota-demo-{os.getpid()}"
-        return _World(thing, flash, bootloader, UpdateProvider(), image, version, running)
+        return _World(thing, flash, bootloader, UpdateProvider(), image, version, running, self.config.pool_shape[0])
 
     def _flash(self, size: int) -> tuple[NorFlash, bool]:
         """The device's flash, and whether it is a new one."""
@@ -289,16 +290,18 @@ class Demo:
             )
 
         device = Device(world.bootloader, make, transport.reset)
-        device.on_event = lambda event: self._show(world, event)
+        device.on_event = lambda event: self._show(world, device, event)
         return device
 
-    def _show(self, world: _World, event: OrchestratorEvent) -> None:
+    def _show(self, world: _World, device: Device, event: OrchestratorEvent) -> None:
         """Tell the screen what the orchestrator says."""
         world.alive = monotonic()
         if isinstance(event, Progress):
             self.screen.progress(event.received, event.total)
         elif isinstance(event, UpdateStarted):
-            self.screen.say(f"download: {event.missing} blocks of {self.config.block_size} bytes, {self.config.codec}")
+            if device.orchestrator.update is not None:
+                world.block_size = device.orchestrator.update.parts.config.block_size
+            self.screen.say(f"download: {event.missing} blocks of {world.block_size} bytes, {self.config.codec}")
         elif isinstance(event, UpdateVerified):
             self.screen.say(f"verify: the signature is good, version {event.version} may be tried")
         elif isinstance(event, RebootRequired):
@@ -333,7 +336,7 @@ class Demo:
             job_id=job_id, status=last.status.value, reason=last.details.get("reason", ""),
             version_before=str(world.running), version_offered=str(world.version), version_after=str(after),
             confirmed=confirmed, boots=device.boots, image_bytes=len(world.image),
-            blocks=block_count(len(world.image), self.config.block_size), seconds=round(seconds, 3),
+            blocks=block_count(len(world.image), world.block_size), seconds=round(seconds, 3),
             history=[{"status": change.status.value, "details": dict(change.details)} for change in changes],
             flash_before=before, flash_after=flash_rows(world.bootloader),
         )

@@ -66,6 +66,19 @@ def test_demo_block_sizes(block_size: str, capsys: pytest.CaptureFixture[str]) -
     assert (status, result["version_after"]) == (0, "2.0.0")
 
 
+def test_demo_lets_the_memory_choose_the_block_size(capsys: pytest.CaptureFixture[str]) -> None:
+    """An eighth of the pool's 128 KiB."""
+    status, result = run_json(capsys, "--block-size", "auto", "--image-size", "50000")
+    assert (status, result["version_after"]) == (0, "2.0.0")
+    assert result["blocks"] == -(-result["image_bytes"] // 16_384)
+
+
+def test_a_block_size_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--block-size", "large"])
+    assert "'large' is no number of bytes: take 256 to 131072, or auto" in capsys.readouterr().err
+
+
 def test_demo_keeps_its_flash_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second run on the same file finds what the first one left, and goes one version further."""
     path = tmp_path / "flash.bin"
