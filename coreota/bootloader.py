@@ -241,6 +241,11 @@ class McubootBootloader:
         """Bytes that are erased together: a sector."""
         return self.config.sector_size
 
+    @property
+    def write_size(self) -> int:
+        """Bytes of a write unit."""
+        return self.config.write_align
+
     def discard(self, offset: int, length: int) -> None:
         """Erase a part of what was stored; both numbers are multiples of `erase_unit`."""
         for start in range(offset, offset + length, self.erase_unit):

@@ -25,7 +25,7 @@ from .parser import JobParser, OtaParser
 # %% ../nbs/14_orchestrator.ipynb #a95b43ab
 from .patch import PatchFormat
 from .patchroom import PATCHES
-from .plan import MakeDownloader, Parts, http_downloader, mqtt_downloader
+from .plan import MakeDownloader, Parts, check_block_size, http_downloader, mqtt_downloader
 from .policy import UpdatePolicy, accept_all
 from .reports import Reports
 from .signing import Verifier
@@ -122,6 +122,7 @@ class Orchestrator:
         self.thing, self.bootloader = thing, bootloader
         self.running: Version = bootloader.running
         self.config = config = config or OtaConfig()
+        check_block_size(config.pool_shape[0], (bootloader, *stores.values()))
         self.pool = MemoryPool(*config.pool_shape)
         self.parts = Parts(thing, self.running, bootloader, verifier, self.pool, config, downloaders, stores, journal, patches)
         self.jobs = JobsHandler(

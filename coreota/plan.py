@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MakeDownloader', 'download_of', 'mqtt_downloader', 'http_downloader', 'Parts', 'order_files', 'store_of', 'held',
-           'commit_files', 'choose_protocols', 'place_of', 'check_files', 'fingerprint', 'same_files', 'make_ready']
+           'commit_files', 'choose_protocols', 'place_of', 'check_files', 'check_block_size', 'fingerprint',
+           'same_files', 'make_ready']
 
 # %% ../nbs/13ea_plan.ipynb #978f826c
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from .codec import codec_named
 from .config import OtaConfig
 from .download import DownloadConfig, FileDownloader
 from .downloader import MqttDownloader
-from .errors import RemoteOtaError
+from .errors import LocalOtaError, RemoteOtaError
 from .http import HttpDownloader
 from .image import Version
 from .journal import Journal, mend
@@ -26,7 +27,7 @@ from .parser import OtaFile, OtaJob
 from .patch import PatchFormat
 from .patchroom import patch_base
 from .signing import Verifier
-from .store import Place, Resumable, Store
+from .store import Aligned, Place, Resumable, Store
 
 # %% ../nbs/13ea_plan.ipynb #998365dc
 MakeDownloader = Callable[[str, OtaJob, OtaFile, MemoryPool, OtaConfig, Bitmap | None], FileDownloader]
@@ -165,6 +166,18 @@ def check_files(
         if file.size > place.capacity:
             what = f"{file.path!r} has {file.size} bytes, and its place room for {place.capacity}"
             raise RemoteOtaError(what, reason="image-too-large", advice="take a smaller file or a larger place")
+
+# %% ../nbs/13ea_plan.ipynb #9aa4eb14
+def check_block_size(
+    size: int,  # Bytes
+    places: Iterable[Place],  # Where blocks will go
+) -> None:
+    """LocalOtaError where blocks of this size do not begin at a place's write units."""
+    for place in places:
+        if isinstance(place, Aligned) and size % place.write_size:
+            unit = place.write_size
+            raise LocalOtaError(f"block_size is {size}, and {type(place).__name__} writes in units of {unit} bytes", reason="config",
+                                advice=f"take a multiple of {unit}, such as {max(unit, size - size % unit)}")
 
 # %% ../nbs/13ea_plan.ipynb #a0c084ed
 def fingerprint(

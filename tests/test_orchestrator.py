@@ -483,3 +483,17 @@ def test_config_from_toml() -> None:
     ]:
         with pytest.raises(OtaError, match=words):
             OtaConfig.from_toml(wrong)
+
+
+@pytest.mark.parametrize("size", [257, 4100, 131_071])
+def test_a_block_size_that_does_not_fit_the_flash_is_refused_before_any_job(size: int) -> None:
+    with pytest.raises(LocalOtaError, match=f"block_size is {size}, .* units of 8 bytes: take a multiple of 8") as told:
+        Lab(config=OtaConfig(block_size=size))
+    assert (told.value.reason, f"such as {size - size % 8}" in told.value.advice) == ("config", True)
+
+
+def test_a_block_size_that_does_not_fit_a_store_is_refused_too() -> None:
+    store = FlashStore(NorFlash(8 * 4096, write_size=32))
+    with pytest.raises(LocalOtaError, match=r"FlashStore writes in units of 32 bytes: .*, such as 256"):
+        Lab(config=OtaConfig(block_size=264), stores={7: store})
+    Lab(config=OtaConfig(block_size=288), stores={7: store})
