@@ -6,9 +6,12 @@
 __all__ = ['Verdict', 'check', 'failure']
 
 # %% ../nbs/90_check.ipynb #91978358
-from collections.abc import Callable
+from collections.abc import Callable, Sized
+from copy import deepcopy
 from dataclasses import dataclass
 from html import escape
+from math import isclose
+from re import sub
 from typing import Any
 
 # %% ../nbs/90_check.ipynb #e7c9d8fe
@@ -37,14 +40,59 @@ class Verdict:
         return f"<samp>{escape(repr(self))}</samp>"
 
 # %% ../nbs/90_check.ipynb #d360c28e
-def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """What the call gives: its value, or the class of its exception."""
+def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    """What the call gives: its value, or the exception that it raises."""
     try:
-        return function(*arguments)
+        return function(*arguments), None
     except NotImplementedError:
         raise
     except Exception as error:
-        return type(error)
+        return None, error
+
+# %% ../nbs/90_check.ipynb #3c1d9e03
+def _same(got: Any, expected: Any) -> bool:
+    """Equal; numbers with a fraction to nine digits, also inside lists and tuples."""
+    if isinstance(got, float) or isinstance(expected, float):
+        numbers = isinstance(got, (int, float)) and isinstance(expected, (int, float))
+        return numbers and isclose(got, expected, abs_tol=1e-12)
+    if type(got) is type(expected) and isinstance(got, (list, tuple)):
+        return len(got) == len(expected) and all(map(_same, got, expected))
+    return bool(got == expected)
+
+# %% ../nbs/90_check.ipynb #3c1d9e06
+def _short(
+    value: object,
+    at: int = 0,  # The place to show
+    most: int = 110,  # Characters
+) -> str:
+    """How a value is written, without its address in memory; of a long one the part around a place in it, and its length."""
+    text = sub(r" at 0x[0-9a-f]+", "", repr(value))
+    if len(text) <= most:
+        return text
+    first = max(0, min(at - 40, len(text) - most))
+    part = ("…" if first else "") + text[first : first + most] + ("…" if first + most < len(text) else "")
+    return f"{part} (length {len(value)})" if isinstance(value, Sized) else part
+
+# %% ../nbs/90_check.ipynb #3c1d9e08
+def _difference(got: tuple[Any, Exception | None], expected: tuple[Any, Exception | None]) -> str:
+    """How two outcomes part, in words."""
+    (value, error), (wanted, refusal) = got, expected
+    parted = (number for number, (a, b) in enumerate(zip(repr(value), repr(wanted), strict=False)) if a != b)
+    at = next(parted, 0)
+    gave = f"gave {_short(value, at)}" if error is None else f"raised {_short(error)}"
+    if refusal is not None:
+        return f"{gave}, not {type(refusal).__name__}" if error else f"{gave}, and should raise {type(refusal).__name__}"
+    if error is not None:
+        return f"{gave}, and should give {_short(wanted)}"
+    return f"{gave}, not {_short(wanted, at)}" + ("; is a `return` missing?" if value is None else "")
+
+# %% ../nbs/90_check.ipynb #3c1d9e0b
+def _copy(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A copy of the arguments; the arguments themselves where they can't be copied."""
+    try:
+        return deepcopy(arguments)
+    except Exception:  # whatever a part of them says about being copied
+        return arguments
 
 # %% ../nbs/90_check.ipynb #6beeec1a
 def check(
@@ -52,20 +100,20 @@ def check(
     solution: Callable[..., Any],  # The answer key
     *cases: tuple[Any, ...],  # The arguments of each call to compare
 ) -> Verdict:
-    """Compare the reader's function with the answer key, case by case."""
-    agreed, difference = 0, ""
+    """Compare the reader's function with the answer key, case by case; says how the first case that differs does so."""
+    name, agreed, difference = getattr(answer, "__name__", "the answer"), 0, ""
     for arguments in cases:
         try:
-            got = _outcome(answer, arguments)
+            got = _outcome(answer, _copy(arguments))
         except NotImplementedError:
-            return Verdict(answer.__name__, answered=False, agreed=0, cases=len(cases))
+            return Verdict(name, answered=False, agreed=0, cases=len(cases))
         expected = _outcome(solution, arguments)
-        if got == expected:
+        if type(got[1]) is type(expected[1]) and _same(got[0], expected[0]):
             agreed += 1
         elif not difference:
-            shown = ", ".join(map(repr, arguments))
-            difference = f"{answer.__name__}({shown}) gave {got!r}, not {expected!r}"
-    return Verdict(answer.__name__, answered=True, agreed=agreed, cases=len(cases), difference=difference)
+            shown = ", ".join(_short(argument, most=60) for argument in arguments)
+            difference = f"{name}({shown}) {_difference(got, expected)}"
+    return Verdict(name, answered=True, agreed=agreed, cases=len(cases), difference=difference)
 
 # %% ../nbs/90_check.ipynb #2a99158e
 def failure(
