@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from .errors import LocalOtaError
@@ -184,11 +185,15 @@ def _legend(kinds: Mapping[str, str], y: float) -> list[str]:
     return body
 
 # %% ../nbs/91_viz.ipynb #2d2bd3d5
+_FIXED = {"trailer": PALETTE[2], "other": PALETTE[3]} | dict.fromkeys(("erased", "missing", "empty", ""), "#ffffff")
+
+
 def _colours(kinds: Iterable[str], legend: Sequence[str]) -> dict[str, str]:
-    """A colour for each kind, those of the legend first; what is empty, erased or missing stays white."""
+    """A colour for each kind, those of the legend first; a trailer has the same in every picture, and what is erased stays white."""
     names = list(dict.fromkeys([*legend, *kinds]))
-    pens = iter(PALETTE * (1 + len(names) // len(PALETTE)))
-    return {name: "#ffffff" if name in ("erased", "missing", "empty", "") else next(pens) for name in names}
+    fixed = {_FIXED[name] for name in names if name in _FIXED}
+    pens = cycle([colour for colour in PALETTE if colour not in fixed])
+    return {name: _FIXED.get(name) or next(pens) for name in names}
 
 # %% ../nbs/91_viz.ipynb #f25a5bc1
 def bitmap_grid(
