@@ -19,7 +19,7 @@ class FaultyFlash:
         self,
         flash: Flash,
         *,
-        stuck: Collection[int] = (),  # Numbers of sectors that neither writes nor erases change
+        stuck: Collection[int] = (),  # Numbers of sectors that take nothing; a write that touches one does nothing at all
         loud: bool = False,  # True: a stuck sector says so by a FlashError with reason flash-worn
         failing: Collection[int] = (),  # Which writes and erases fail, counted from 1; nothing of them is done
         bad: Collection[range] = (),  # Offsets of regions in which writes fail, and do nothing; erases work there

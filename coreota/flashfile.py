@@ -12,19 +12,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from .flash import FlashError, NorFlash
+from .flash import FlashError, NorFlash, check_geometry
 
 # %% ../nbs/09a_flashfile.ipynb #1907096b
 def make_file(
     path: Path,
     size: int,  # Bytes
 ) -> None:
-    """Make a file of erased bytes, all or nothing."""
+    """Make a file of erased bytes, all or nothing; FlashError where none can be made there."""
     fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        for done in range(0, size, 1 << 20):
-            file.write(b"\xff" * min(1 << 20, size - done))
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            for done in range(0, size, 1 << 20):
+                file.write(b"\xff" * min(1 << 20, size - done))
+        fresh.replace(path)
+    except OSError as error:
+        raise FlashError(f"{path} can't be made: {error.strerror}", reason="flash-file", advice="give a folder that is there and takes files") from error
 
 # %% ../nbs/09a_flashfile.ipynb #590ca0f1
 def file_size(
@@ -63,12 +66,16 @@ class FileFlash(NorFlash):
     ) -> None:
         file = Path(path)
         if size is not None and not file.exists():
+            check_geometry(size, sector_size, write_size)  # before there is a file of a size that cannot be
             make_file(file, size)
         size = file_size(file, size)
-        with file.open("rb" if read_only else "r+b") as handle:
-            self._map: mmap.mmap = (
-                ReadOnlyMap(handle.fileno(), size, access=mmap.ACCESS_READ) if read_only else mmap.mmap(handle.fileno(), size)
-            )
+        try:
+            with file.open("rb" if read_only else "r+b") as handle:
+                self._map: mmap.mmap = (
+                    ReadOnlyMap(handle.fileno(), size, access=mmap.ACCESS_READ) if read_only else mmap.mmap(handle.fileno(), size)
+                )
+        except OSError as error:
+            raise FlashError(f"{file} can't be opened: {error.strerror}", reason="flash-file", advice="give permission, or open it read_only") from error
         super().__init__(size, sector_size, write_size, storage=self._map)
 
     def flush(self) -> None:

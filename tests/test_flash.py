@@ -227,6 +227,18 @@ def test_without_a_size_the_file_must_be_there(tmp_path: Path, content: bytes | 
     assert error.value.advice
 
 
+def test_a_flash_that_cannot_be_leaves_no_file(tmp_path: Path) -> None:
+    for path, size, reason in (
+        (tmp_path / "odd.bin", 5000, "flash-geometry"),
+        (tmp_path / "none.bin", 0, "flash-geometry"),
+        (tmp_path / "no folder" / "dump.bin", 4096, "flash-file"),
+    ):
+        with pytest.raises(FlashError) as error:
+            FileFlash(path, size)
+        assert (error.value.reason, bool(error.value.advice)) == (reason, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_process_loses_nothing_it_wrote(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
