@@ -73,7 +73,7 @@ class TrailerLayout:
     offset_swap: bool = False  # As swap using offset has it
 
     def __post_init__(self) -> None:
-        if self.max_align not in (8, 16, 32) or self.max_align % self.write_size:
+        if self.max_align not in (8, 16, 32) or self.write_size < 1 or self.max_align % self.write_size:
             raise LocalOtaError(f"write unit {self.write_size}, largest alignment {self.max_align}", reason="trailer-align",
                                 advice="take 8, 16 or 32, a multiple of the write unit")
         if self.size > self.slot_size:
