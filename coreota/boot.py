@@ -13,7 +13,7 @@ from enum import StrEnum
 from struct import unpack_from
 from typing import Protocol
 
-from .errors import RemoteOtaError
+from .errors import LocalOtaError, RemoteOtaError
 from .flash import FlashError, copy_region, sectors
 from coreota.image import (
     SEC_CNT_TLV, Hardware, ImageHeader, Read, Tlv, Version, check_dependencies, dependencies_of, tlv_areas, validate_image,
@@ -68,6 +68,11 @@ class BootConfig:
     bootstrap: bool = False  # Fill a primary slot without a valid image from the secondary one, unasked
     hardware: Hardware | None = None  # What the device is: it takes no image for anything else; None: it does not look
     others: tuple[tuple[int, Version], ...] | None = None  # Its other images, by number; None: it does not look at what an image needs
+
+    def __post_init__(self) -> None:
+        (first, size), (second, other) = self.primary, self.secondary
+        if first < second + other and second < first + size:
+            raise LocalOtaError(f"the slots at {first:#x} and {second:#x} overlap", reason="slots-overlap", advice="give each a place of its own")
 
     @property
     def compatible(self) -> bool:

@@ -740,3 +740,13 @@ def test_direct_xip_runs_no_image_of_another_slot(address: int, runs: str) -> No
     bootloader.activate()
     assert str(bootloader.boot().version) == runs
     assert flash.read(SLOT, len(image)) == image
+
+
+@pytest.mark.parametrize(
+    ("primary", "secondary"),
+    [((0, 0x8000), (0x4000, 0x8000)), ((0x8000, 0x8000), (0x1000, 0x8000)), ((0, 0x9000), (0x1000, 0x1000))],
+)
+def test_slots_that_overlap_are_refused(primary: tuple[int, int], secondary: tuple[int, int]) -> None:
+    with pytest.raises(LocalOtaError) as error:
+        BootConfig(primary, secondary)
+    assert (error.value.reason, bool(error.value.advice)) == ("slots-overlap", True)
