@@ -96,10 +96,11 @@ class JobExecution:
 # %% ../nbs/01a_jobexecution.ipynb #1efc8f1f
 def wrong_member(
     member: str,  # Its name in the JSON object
-    value: object,  # What was found there
+    value: object,  # What was found there; None: nothing, or null
 ) -> RemoteOtaError:
     """The error for a member that cannot be what a peer sent."""
-    return RemoteOtaError(f"the member {member} cannot be {str(value)[:60]!r}", reason="member-invalid")
+    what = "is missing" if value is None else f"cannot be {str(value)[:60]!r}"
+    return RemoteOtaError(f"the member {member} {what}", reason="member-invalid")
 
 # %% ../nbs/01a_jobexecution.ipynb #c6bcff89
 def _count(obj: Mapping[str, Any], member: str) -> int | None:
