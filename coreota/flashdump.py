@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TLV_NAMES', 'dump_config', 'slots_of', 'number', 'TlvFacts', 'ImageFacts', 'image_facts', 'slot_map', 'SlotFacts',
            'magic_align', 'slot_facts', 'swap_under_way', 'kind_name', 'step_of', 'fault', 'decision', 'Stranger',
-           'strangers', 'DumpFacts', 'dump_facts']
+           'strangers', 'slots_found', 'DumpFacts', 'dump_facts']
 
 # %% ../nbs/17b_flashdump.ipynb #9ed645c0
 from collections.abc import Sequence
@@ -320,6 +320,25 @@ def strangers(
         if last == TRAILER_MAGIC or last[2:] == MAGIC_TAIL:
             found.append(Stranger(end, "trailer magic"))
     return tuple(one for one in found if one.offset not in explained)
+
+# %% ../nbs/17b_flashdump.ipynb #28b408b5
+def slots_found(
+    flash: Flash,
+) -> str | None:  # "OFF,SIZE,OFF,SIZE"; None: the halves explain everything, or no such pair does
+    """The two slots of one size, from the beginning on, that account for each image and trailer where the halves do not."""
+    sector, seen = flash.sector_size, strangers(flash, ())
+    heads = [one.offset for one in seen if one.what == "image header"]
+    ends = [one.offset + 16 for one in seen if one.what == "trailer magic"]
+
+    def explains(size: int) -> bool:
+        known = [at + more for at in (0, size) for more in (0, sector, size - 16)]
+        return size > sector and 2 * size <= flash.size and all(one.offset in known for one in seen)
+
+    sizes = [*heads, *ends, *(head - sector for head in heads), *(end // 2 for end in ends)]
+    if explains(flash.size // 2 // sector * sector) or not {0, sector} & set(heads):
+        return None
+    return next((f"0x0,{size:#x},{size:#x},{size:#x}" for size in sizes if size % sector == 0 and explains(size)), None)
+
 
 # %% ../nbs/17b_flashdump.ipynb #0794f95b
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .boot import BootMode, DowngradePolicy
+from .boot import BootConfig, BootMode, DowngradePolicy
 from .bootloader import McubootBootloader
 from .errors import LocalOtaError
 from .flash import NorFlash, PowerCut
-from .flashdump import DumpFacts, SlotFacts, decision, dump_config, dump_facts, number
+from .flashdump import DumpFacts, SlotFacts, decision, dump_config, dump_facts, number, slots_found
 from .flashfile import FileFlash, file_size
 from .imagekeys import public_key_of
 from .trailer import Slot, set_confirmed, set_pending
@@ -32,8 +33,9 @@ def slot_lines(
 ) -> Iterator[str]:
     """A slot for people."""
     yield f"{name} slot at {facts.offset:#x}, {facts.size} bytes"
-    for at in range(0, len(facts.map), 64):
-        yield f"  {'map' if at == 0 else '':9}{facts.map[at : at + 64]}"
+    rows = groupby(facts.map[at : at + 64] for at in range(0, len(facts.map), 64))
+    for nth, (row, times) in enumerate((row, len(list(alike))) for row, alike in rows):
+        yield f"  {'' if nth else 'map':9}{row}{f'  {times} times' if times > 1 else ''}"
     image = facts.image
     if image is None:
         yield "  image    none"
@@ -75,11 +77,15 @@ def opened(
 ) -> Iterator[McubootBootloader]:
     """A bootloader on a dump; LocalOtaError where the file, the flash map or a key is not right."""
     path: Path = arguments.file
-    try:
-        config = dump_config(
+
+    def config_for(slots: str | None) -> BootConfig:
+        return dump_config(
             file_size(path, None), mode=arguments.mode, sector=arguments.sector, align=arguments.align, max_align=arguments.max_align,
-            slots=arguments.slots, max_sectors=arguments.max_sectors, downgrade=arguments.downgrade, bootstrap=arguments.bootstrap,
+            slots=slots, max_sectors=arguments.max_sectors, downgrade=arguments.downgrade, bootstrap=arguments.bootstrap,
         )
+
+    try:
+        config = config_for(arguments.slots)
         keys = [public_key_of(key.read_bytes(), str(key)) for key in arguments.key]
         lock = path.open("rb" if read_only else "r+b")
     except OSError as error:
@@ -88,6 +94,8 @@ def opened(
         if not read_only:
             _lock(lock.fileno(), path)
         with FileFlash(path, None, config.sector_size, config.write_align, read_only=read_only) as flash:
+            if arguments.slots is None and (found := slots_found(flash)) is not None:
+                config = config_for(found)
             yield McubootBootloader(flash, config, keys)
 
 
@@ -226,7 +234,7 @@ def _map_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("file", type=Path, metavar="FILE", help="the flash, or the part of it with both slots, as raw bytes")
     options.add_argument("--mode", type=mode_named, default=BootMode.SWAP_MOVE, metavar="MODE", help=f"how the bootloader updates: {', '.join(BootMode)} (swap-move)")
-    options.add_argument("--slots", metavar="OFF,SIZE,OFF,SIZE", help="where the primary and the secondary slot are (the halves of the file)")
+    options.add_argument("--slots", metavar="OFF,SIZE,OFF,SIZE", help="where the primary and the secondary slot are (as images and trailers in it tell, else the halves of the file)")
     options.add_argument("--sector", type=number, default=4096, metavar="BYTES", help="erased together (4096)")
     options.add_argument("--align", type=number, default=8, metavar="N", help="bytes of a write unit, 1 to 32 (8)")
     options.add_argument("--max-align", type=number, metavar="N", help="BOOT_MAX_ALIGN: 8, 16 or 32 (the write unit, 8 at least)")

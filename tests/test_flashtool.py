@@ -25,7 +25,7 @@ from coreota.boot import BootMode
 from coreota.bootloader import McubootBootloader
 from coreota.cli import main
 from coreota.flash import NorFlash
-from coreota.flashdump import Stranger, dump_config, dump_facts
+from coreota.flashdump import Stranger, dump_config, dump_facts, slots_found
 from coreota.gateway import GatewayFlash
 from coreota.sim.sweep import SWEEP_TEST_KEY, Scenario, Story, scene_of
 
@@ -316,19 +316,37 @@ def test_without_permission_to_write(nobody: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_device_that_runs_keeps_its_flash(tool: Tool) -> None:
-    """Looking is allowed; the flash map of `coreota device` is found by the strangers."""
+    """Looking is allowed; the flash map of `coreota device` is found by what lies in it."""
     with GatewayFlash(tool.dump, 1024 * 1024) as gateway:
         gateway.install(scene_of(Scenario(BootMode.SWAP_MOVE, Story.TEST, "larger")).old)
         secondary = gateway.config.secondary
         gateway.flash.write(secondary[0], scene_of(Scenario(BootMode.SWAP_MOVE, Story.TEST, "equal")).new)
         status, told = tool.told("show")
-        assert (status, told["slots"]["secondary"]["version"]) == (0, None)
-        assert told["strangers"] == [{"offset": secondary[0], "what": "image header"}]
+        assert (status, told["slots"]["secondary"]["version"], told["strangers"]) == (0, "2.0.0", [])
         slots = f"0,{secondary[0]},{secondary[0]},{secondary[1]}"
-        assert tool.told("show", "--slots", slots)[1]["slots"]["secondary"]["version"] == "2.0.0"
-        status, _, err = tool.run("pending", "--slots", slots)
+        assert tool.told("show", "--slots", slots)[1] == told
+        halves = tool.told("show", "--slots", "0,0x80000,0x80000,0x80000")[1]
+        assert halves["slots"]["secondary"]["version"] is None
+        assert halves["strangers"] == [{"offset": secondary[0], "what": "image header"}]
+        status, _, err = tool.run("pending")
         assert (status, "another process" in err) == (2, True)
-    assert tool.told("pending", "--slots", slots)[0] == 0
+    assert tool.told("pending")[0] == 0
+    assert tool.told("show", "--slots", slots)[1]["swap_type"] == "test"
+
+
+@pytest.mark.parametrize(("lead", "tail"), [(0, 0), (0, 8), (3, 0)])
+def test_a_map_is_found_or_left_to_the_user(lead: int, tail: int) -> None:
+    """Of no content that MCUboot's C code left behind a wrong map is told."""
+    found = 0
+    for vector in VECTORS:
+        facts, content = MANIFEST["configs"][vector["config"]], flash_of(vector)
+        sector = facts["sector"]
+        whole = bytearray(b"\xff" * lead * sector + content + b"\xff" * tail * sector)
+        told = slots_found(NorFlash(len(whole), sector, facts["write_align"], storage=whole))
+        if told is not None:
+            assert [int(part, 16) for part in told.split(",")] == facts["slots"], vector["id"]
+            found += 1
+    assert (found > 0.9 * len(VECTORS)) is (lead == 0 and tail > 0)
 
 
 def test_the_lock_is_given_back(tool: Tool) -> None:
