@@ -191,7 +191,7 @@ def lines_for(
     device = f"coreota device --thing {thing} --endpoint {host} --port {port} --ca {folder}/ca.crt"
     return [
         *lines, "",
-        f"provider  coreota provider --tls {folder} --mqtt-port {port}",
+        f"provider  coreota provider --tls {folder}{'' if port == 8883 else f' --mqtt-port {port}'}",
         f"      or  mosquitto -c {folder}/mosquitto.conf",
         f"     and  coreota provider --tls {folder} --broker mqtts://localhost:{provider_port}",
         f"device    {device} --cert {folder}/things/{thing}.crt --key {folder}/things/{thing}.key --certificate /cert.pem={folder}/signing.crt ...",

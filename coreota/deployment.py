@@ -57,6 +57,7 @@ class Cloud:
 @contextmanager
 def told(
     what: str,  # Is done, for the error
+    missing: str = "",  # What to do where it is not there
 ) -> Iterator[None]:
     """Turn boto3's exceptions into a LocalOtaError that says what to do."""
     from boto3.exceptions import Boto3Error
@@ -67,7 +68,8 @@ def told(
     except ClientError as error:
         said = error.response.get("Error", {})
         text = f"cannot {what}: {said.get('Code', '?')}, {said.get('Message', error)}"
-        raise LocalOtaError(text, reason="api-refused") from error
+        advice = missing if said.get("Code") == "ResourceNotFoundException" else ""
+        raise LocalOtaError(text, reason="api-refused", advice=advice) from error
     except ConnectionError as error:
         advice = "is `coreota provider` running? Give its address with --api, or --aws"
         raise LocalOtaError(f"cannot {what}: {error}", reason="api-unreachable", advice=advice) from error
@@ -146,6 +148,7 @@ class OfferedPatch:
     key: str  # In the bucket
     file_name: str  # What devices take it for; it names the base
     content: bytes
+    old: Path  # What it is against
 
 
 def made_patches(
@@ -159,7 +162,7 @@ def made_patches(
         content = SequentialPatch().make(old, image)
         if len(content) < len(image):
             name = patch_path(deployment.file_name, sha256(old).digest())
-            found.append(OfferedPatch(f"{key}.{number}.patch", name, content))
+            found.append(OfferedPatch(f"{key}.{number}.patch", name, content, path))
     return found
 
 # %% ../nbs/17ea_deployment.ipynb #6654e235
@@ -209,6 +212,8 @@ class Deploy:
         """Sign, upload and create; the job's id. Raises LocalOtaError and OSError."""
         key = f"{self.deployment.update_id}/{self.deployment.image.name}"
         patches = made_patches(self.deployment, key)
+        for old in (path for path in self.deployment.olds if path not in [patch.old for patch in patches]):
+            self.show({"event": "NoPatch", "old": str(old)})
         request = update_request(self.deployment, self.targets(), key, patches)
         self.upload(key)
         for patch in patches:
@@ -232,7 +237,7 @@ class Deploy:
                     arns.append(iot.create_thing(thingName=name)["thingArn"])
                     self.show({"event": "ThingCreated", "thing": name})
         for name in self.deployment.groups:
-            with told(f"find the group {name}"):
+            with told(f"find the group {name}", f"make it: aws iot create-thing-group --thing-group-name {name}"):
                 arns.append(iot.describe_thing_group(thingGroupName=name)["thingGroupArn"])
         return arns
 

@@ -123,6 +123,8 @@ def deploy_line(
             return f"{'thing':>10}  {record['thing']} is new: registered"
         case "Uploaded":
             return f"{'upload':>10}  {record['size']} bytes to s3://{record['bucket']}/{record['key']}"
+        case "NoPatch":
+            return f"{'patch':>10}  against {record['old']} is no smaller than the image: not offered"
         case "Created":
             return f"{'update':>10}  {record['id']}: job {record['job']} for {', '.join(record['targets'])}"
         case "Thing":

@@ -159,7 +159,7 @@ class DeviceProgram:
         try:
             factory = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
-            advice = "write package.module:factory, with the package installed"
+            advice = "write package.module:factory, and have the package installed, or its folder in PYTHONPATH"
             raise LocalOtaError(f"no bootloader {self.options.bootloader!r}: {error}", reason="config", advice=advice) from error
         made: Bootloader = factory(self.options)
         return made

@@ -136,4 +136,4 @@ def record_of(event: OrchestratorEvent) -> dict[str, Any]:
 def words(record: Mapping[str, Any]) -> str:
     """A record as a line for people."""
     rest = ", ".join(f"{name} {value}" for name, value in record.items() if name not in ("event", "time"))
-    return f"{record.get('time', '')} {record['event']}: {rest}".strip()
+    return f"{record.get('time', '')} {record['event']}{': ' if rest else ''}{rest}".strip()

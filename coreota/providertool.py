@@ -50,7 +50,7 @@ def add_provider_command(
     line.add_argument("--s3", action="store_true", help="take the firmware from S3 instead, with the credentials of the environment")
     line.add_argument("--s3-endpoint", metavar="URL", help="of another S3 than Amazon's")
     line.add_argument("--broker", default="", metavar="URL", help="mqtt://host:port or mqtts://host:port (an embedded one)")
-    line.add_argument("--mqtt-port", type=int, default=1883, metavar="PORT", help="of the embedded broker; 0: any that is free (1883)")
+    line.add_argument("--mqtt-port", type=int, metavar="PORT", help="of the embedded broker; 0: any that is free (8883 with --tls, else 1883)")
     line.add_argument("--mqtt-host", default="127.0.0.1", metavar="ADDRESS", help="where the embedded broker listens; another needs --tls (127.0.0.1)")
     line.add_argument("--tls", type=Path, metavar="DIR", help="mutual TLS with the files that `coreota certs DIR` made")
     line.add_argument("--api-host", default="127.0.0.1", metavar="ADDRESS", help="where the API listens; it asks nobody for a password (127.0.0.1)")
@@ -94,8 +94,9 @@ def provider_options(
     s3 = arguments.s3_endpoint or ("" if arguments.s3 else None)
     if s3 is not None and arguments.artifacts is not None:
         raise LocalOtaError("--artifacts and --s3 are both given", reason="config", advice="take one of them")
+    mqtt_port = arguments.mqtt_port if arguments.mqtt_port is not None else 8883 if arguments.tls else 1883
     return ProviderOptions(
-        arguments.state, arguments.store, arguments.artifacts, s3, arguments.broker, arguments.mqtt_port, arguments.api_host,
+        arguments.state, arguments.store, arguments.artifacts, s3, arguments.broker, mqtt_port, arguments.api_host,
         arguments.api_port, arguments.web_host, arguments.web_port, arguments.name, signer_profiles(arguments.signer or ()),
         arguments.share, arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls, arguments.mqtt_host,
     )
@@ -160,7 +161,7 @@ def run_provider(
             print(ready_lines(record), flush=True)
             return
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}
-        print(json.dumps(stamped) if arguments.json else words(stamped).removesuffix(":"), flush=True)
+        print(json.dumps(stamped) if arguments.json else words(stamped), flush=True)
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,7 +12,7 @@ from desk import Desk
 
 from coreota.cli import main
 from coreota.deployment import Cloud, Deploy, Deployment
-from coreota.deploytool import Watch
+from coreota.deploytool import Watch, deploy_line
 from coreota.errors import RemoteOtaError
 from coreota.gateway import record_of
 from coreota.reports import read_failure
@@ -246,6 +246,17 @@ def test_nobody_there(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(desk, capsys, "status", "none")[2].startswith("coreota: cannot see the update none: ResourceNotFound")
     assert run(desk, capsys, "cancel", "none")[0] == 2
     assert "there is no file" in run(desk, capsys, "deploy", "none.bin", "--thing", "x", "--key", "y")[2]
+    nowhere = ("deploy", str(desk.folder / "v2.bin"), "--group", "none", "--key", str(desk.folder / "job.key"))
+    assert "make it: aws iot create-thing-group --thing-group-name none" in run(desk, capsys, *nowhere)[2]
+
+
+def test_a_patch_that_saves_nothing(desk: Desk) -> None:
+    """It is not offered, and that is said."""
+    old, words = str(desk.folder / "v1.bin"), desk.deploy_words("--thing", "idle", "--key", "job.key", "--id", "plain")
+    status, records, errors = desk.run(*words, "--from", old, "--no-wait")
+    assert (status, errors, records[0]) == (0, "", {"event": "NoPatch", "old": old})
+    assert deploy_line(records[0]).lstrip() == f"patch  against {old} is no smaller than the image: not offered"
+    assert [record["event"] for record in records[1:]] == ["ThingCreated", "Uploaded", "Created"]
 
 
 def test_ports_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
