@@ -623,6 +623,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'coreota.flashdump.number': ('flashdump.html#number', 'coreota/flashdump.py'),
                                    'coreota.flashdump.slot_facts': ('flashdump.html#slot_facts', 'coreota/flashdump.py'),
                                    'coreota.flashdump.slot_map': ('flashdump.html#slot_map', 'coreota/flashdump.py'),
+                                   'coreota.flashdump.slots_found': ('flashdump.html#slots_found', 'coreota/flashdump.py'),
                                    'coreota.flashdump.slots_of': ('flashdump.html#slots_of', 'coreota/flashdump.py'),
                                    'coreota.flashdump.step_of': ('flashdump.html#step_of', 'coreota/flashdump.py'),
                                    'coreota.flashdump.strangers': ('flashdump.html#strangers', 'coreota/flashdump.py'),
