@@ -2823,6 +2823,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'coreota.sim.sweep.Scenario.sizes': ('sweep.html#scenario.sizes', 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Scenario.slot': ('sweep.html#scenario.slot', 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Scene': ('sweep.html#scene', 'coreota/sim/sweep.py'),
+                                   'coreota.sim.sweep.Scene.__repr__': ('sweep.html#scene.__repr__', 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Scene.go': ('sweep.html#scene.go', 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Story': ('sweep.html#story', 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Story.is_boot': ('sweep.html#story.is_boot', 'coreota/sim/sweep.py'),

@@ -1,5 +1,6 @@
 """The network model keeps its rules, and the downloader gets out of a link what there is in it."""
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -8,11 +9,13 @@ from hypothesis import strategies as st
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
+from coreota.boot import BootMode
 from coreota.errors import LocalOtaError
 from coreota.sim.lab import Lab
 from coreota.sim.link import Conditions, Losses, Path, wire_size
 from coreota.sim.linkbench import bound, download, least_seconds, link_row, outage_row
 from coreota.sim.network import Bucket, NetworkBroker, NetworkTransport
+from coreota.sim.sweep import Scenario, Story, scene_of
 from coreota.states import JobFinished
 from coreota.topics import Message, Subscribe
 from coreota.transport import VirtualClock
@@ -248,3 +251,24 @@ def test_a_slow_modem_gets_each_block_once() -> None:
     """9600 bit/s: a block takes 3.5 seconds, and the first timer is far too early."""
     run = download(Conditions(down=1200, up=1200, delay=0.5), 4096 * 40)
     assert run.duplicates <= 4, run
+
+
+@pytest.mark.parametrize(
+    ("attempt", "reason"),
+    [
+        (lambda: download(Conditions(), size=0), "size"),
+        (lambda: Lab(image_size=-5), "size"),
+        (lambda: scene_of(Scenario(BootMode.SWAP_MOVE, Story.TEST, "huge")), "pair"),
+    ],
+)
+def test_an_experiment_that_cannot_be_is_refused_with_advice(attempt: Callable[[], object], reason: str) -> None:
+    with pytest.raises(LocalOtaError) as error:
+        attempt()
+    assert (error.value.reason, bool(error.value.advice)) == (reason, True)
+
+
+def test_a_scene_is_told_in_a_line() -> None:
+    assert (
+        repr(scene_of(Scenario(BootMode.SWAP_MOVE, Story.TEST, "larger")))
+        == "<Scene swap-move, test, larger: 78 operations>"
+    )

@@ -62,7 +62,9 @@ def noise(
     size: int,  # In bytes
     seed: str,  # The same seed makes the same bytes
 ) -> bytes:
-    """Bytes that do not compress."""
+    """Bytes that do not compress; LocalOtaError where there can't be so many."""
+    if size < 0:
+        raise LocalOtaError(f"{size} bytes", reason="size", advice="take 0 or more")
     return Random(seed).randbytes(size)
 
 # %% ../../nbs/16a_lab.ipynb #10231fa9

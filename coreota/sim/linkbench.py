@@ -120,6 +120,8 @@ def download(
     log: list[tuple[float, str, int]] | None = None,  # Gets (time, "asked" or "lost" or "arrived", block)
 ) -> Run:
     """Fetch a file over a link, in virtual time; LocalOtaError where it did not arrive."""
+    if size < 1:
+        raise LocalOtaError(f"a file of {size} bytes", reason="size", advice="take 1 byte or more")
     clock = VirtualClock()
     broker = NetworkBroker(clock, {THING: conditions}, seed)
     provider = StreamsService(source=lambda name, now: Stream(name, {0: Zeros(size)}))

@@ -82,6 +82,8 @@ class Scenario:
     @property
     def sizes(self) -> tuple[int, int]:
         """Bytes of the old and of the new image file."""
+        if self.pair not in (*PAIRS, LARGE):
+            raise LocalOtaError(f"there is no pair {self.pair!r}", reason="pair", advice=f"take one of {', '.join(PAIRS)}, {LARGE}")
         return (400_000, 440_000) if self.pair == LARGE else PAIRS[self.pair]
 
     @property
@@ -232,6 +234,10 @@ class Scene:
         else:
             set_pending(slots.secondary, story is Story.ASKING_FOR_GOOD)
         return None
+
+    def __repr__(self) -> str:
+        one = self.scenario
+        return f"<Scene {one.mode}, {one.story}, {one.pair}: {len(self.operations)} operations>"
 
 # %% ../../nbs/16b_sweep.ipynb #820285b7
 REST = 8  # Boots after which a device that is still writing counts as never coming to rest
