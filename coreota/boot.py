@@ -70,6 +70,15 @@ class BootConfig:
     others: tuple[tuple[int, Version], ...] | None = None  # Its other images, by number; None: it does not look at what an image needs
 
     def __post_init__(self) -> None:
+        for name, words in (("mode", BootMode), ("downgrade", DowngradePolicy)):
+            given = getattr(self, name)
+            if isinstance(given, words):
+                continue
+            if given not in [*words]:
+                raise LocalOtaError(f"there is no {name} {given!r}", reason="boot-config", advice=f"take one of {', '.join(words)}")
+            object.__setattr__(self, name, words(given))  # a plain string will do
+        if min(self.sector_size, self.write_align) < 1:
+            raise LocalOtaError(f"sectors of {self.sector_size} bytes, units of {self.write_align}", reason="boot-config", advice="take 1 or more")
         (first, size), (second, other) = self.primary, self.secondary
         if first < second + other and second < first + size:
             raise LocalOtaError(f"the slots at {first:#x} and {second:#x} overlap", reason="slots-overlap", advice="give each a place of its own")

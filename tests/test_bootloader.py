@@ -750,3 +750,12 @@ def test_slots_that_overlap_are_refused(primary: tuple[int, int], secondary: tup
     with pytest.raises(LocalOtaError) as error:
         BootConfig(primary, secondary)
     assert (error.value.reason, bool(error.value.advice)) == ("slots-overlap", True)
+
+
+def test_a_configuration_takes_the_words_as_strings_and_no_others() -> None:
+    config = BootConfig(mode="swap-offset", downgrade="version")  # type: ignore[arg-type]
+    assert (config.mode is BootMode.SWAP_OFFSET, config.downgrade is DowngradePolicy.VERSION) == (True, True)
+    for wrong in ({"mode": "swap"}, {"downgrade": "counter"}, {"mode": None}, {"sector_size": 0}, {"write_align": 0}):
+        with pytest.raises(LocalOtaError) as error:
+            BootConfig(**wrong)
+        assert (error.value.reason, bool(error.value.advice)) == ("boot-config", True)

@@ -79,6 +79,8 @@ class Conditions:
         chances = (self.loss, self.duplicate, self.reorder)
         if not all(0 <= chance < 1 for chance in chances) or min(self.delay, self.jitter) < 0 or self.run < 1:
             raise LocalOtaError("chances are 0 to less than 1, times not negative, runs 1 or more", reason="link")
+        if any(not 0 <= begin < end for begin, end in self.outages):
+            raise LocalOtaError(f"outages of {self.outages}", reason="link", advice="take pairs of seconds, the beginning before the end")
         rates = (self.down, self.up, self.publish_rate)
         if any(rate is not None and rate <= 0 for rate in rates) or self.excess not in ("drop", "delay"):
             advice = "take bytes or messages per second, or None; excess is 'drop' or 'delay'"

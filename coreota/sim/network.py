@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from math import inf
 from random import Random
 
+from ..errors import LocalOtaError
 from ..mqtt import quality
 from .link import Conditions, Path, wire_size
 from ..topics import Message, topic_matches
@@ -26,6 +27,8 @@ class Bucket:
         depth: float,  # So many at once
         delay: bool = False,  # True: what is too much waits; False: it is thrown away
     ) -> None:
+        if rate <= 0 or depth < 0:
+            raise LocalOtaError(f"{rate} messages a second, {depth} at once", reason="link", advice="take more than 0 a second, and 0 or more at once")
         self.rate, self.depth, self.delay = rate, depth, delay
         self.refused = 0  # Messages thrown away
         self._tokens, self._at = depth, 0.0
