@@ -1,4 +1,4 @@
-"""The glossary: every word has a place where it is explained, and the map uses no other words."""
+"""The glossary: every word has a place where it is explained; and who follows *Next* reads every chapter."""
 
 import json
 import re
@@ -37,3 +37,14 @@ def test_the_map_uses_the_words_of_the_table() -> None:
     grid = source.split('"""')[1]
     words = {word.strip() for line in grid.strip().splitlines() for word in line.split("|")}
     assert words <= {term for term, _, _ in ROWS}
+
+
+def test_who_follows_next_reads_every_chapter() -> None:
+    chapters = sorted(path.name for path in NOTEBOOKS.glob("[0-2]*.ipynb"))
+    read = [chapters[0]]
+    while read[-1] in chapters:
+        after = (NOTEBOOKS / read[-1]).read_text("utf-8").rpartition("**Next**")[2]
+        found = re.search(r"\]\(([\w.]+\.ipynb)", after)
+        assert found and found[1] not in read, f"{read[-1]} has no Next, or one that was read before"
+        read.append(found[1])
+    assert sorted(read[:-1]) == chapters
