@@ -247,7 +247,7 @@ class PahoTransport:
     @property
     def subscribed(self) -> bool:
         """Is the link up, and every subscription taken?"""
-        return self._online and not self._outbox.items and not self._outbox.unacknowledged
+        return self._online and not (self._refused or self._outbox.items or self._outbox.unacknowledged)
 
     def close(self) -> None:
         """End the connection for good."""
@@ -297,7 +297,7 @@ class PahoTransport:
 
     def _flush(self) -> None:
         """Send what may leave."""
-        while self._online and (item := self._outbox.next()) is not None:
+        while self._online and not self._refused and (item := self._outbox.next()) is not None:
             if isinstance(item, Message):
                 self._client.say(item)
             elif isinstance(item, Fetch):

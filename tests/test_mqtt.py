@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coreota.errors import LocalOtaError
 from coreota.mqtt import AWS_ALPN, MOST_UNSENT, Outbox, PahoTransport, backoff, quality, tls_context
-from coreota.provider.broker import EmbeddedBroker
+from coreota.provider.broker import EmbeddedBroker, broker_config
 from coreota.topics import Message, Outgoing, Subscribe
 from coreota.transport import Connected, Disconnected, Incoming
 
@@ -198,6 +198,54 @@ def test_the_queue_has_a_bound() -> None:
     kept = [Subscribe("a"), *(Message("m", b"%d" % n) for n in range(42, 50)), Subscribe("b")]
     assert list(transport._outbox.items) == kept
     transport.close()
+
+
+def test_a_refused_subscription_is_an_error_and_no_question_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SUBACK with 0x80: the filter is named, nothing behind it leaves, and nobody takes it for success."""
+    config = broker_config("127.0.0.1", 0)
+    config["plugins"]["amqtt.plugins.topic_checking.TopicTabooPlugin"] = {}  # refuses subscriptions to "prohibited"
+    monkeypatch.setattr("coreota.provider.broker.broker_config", lambda host, port: config)
+    with EmbeddedBroker() as broker:
+        listener, asker = (PahoTransport("127.0.0.1", broker.port, client_id=name) for name in ("listener", "asker"))
+        listener.send([Subscribe("question"), Subscribe("me"), Message("me", b"listens")])
+        assert wait_for(listener, 2) == [Connected(), Message("me", b"listens")]
+        asker.send([Subscribe("allowed"), Message("allowed", b"1")])
+        assert wait_for(asker, 2) == [Connected(), Message("allowed", b"1")]
+        asker.send([Subscribe("allowed/too"), Subscribe("prohibited"), Message("question", b"?")])
+        for _ in range(2):  # and it stays one
+            with pytest.raises(LocalOtaError, match="refuses the subscription to prohibited: allow") as told:
+                wait_for(asker, 1)
+        assert told.value.reason == "subscription-refused"
+        alone = PahoTransport("127.0.0.1", broker.port, client_id="alone")
+        alone.send([Subscribe("prohibited")])
+        with pytest.raises(LocalOtaError):
+            wait_for(alone, 2)
+        assert not alone.subscribed
+        asker.send([Message("question", b"again")])
+        listener.send([Message("me", b"the end")])
+        assert wait_for(listener, 1) == [Message("me", b"the end")]
+        for transport in (asker, listener, alone):
+            transport.close()
+
+
+def test_a_message_waits_for_the_suback() -> None:
+    """A broker played by hand, which takes its time: the message comes after its answer, not before."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = PahoTransport("127.0.0.1", server.getsockname()[1], client_id="x")
+        with server.accept()[0] as side:
+            side.settimeout(10)
+            side.recv(100)
+            side.sendall(b"\x20\x02\x00\x00")
+            assert wait_for(transport, 1) == [Connected()]
+            transport.send([Subscribe("a"), Message("q", b"?")])
+            subscribe = side.recv(100)
+            assert (subscribe[0] >> 4, len(subscribe)) == (8, 2 + subscribe[1])
+            assert transport.receive(0.0) == []
+            side.sendall(b"\x90\x03" + subscribe[2:4] + b"\x01")
+            while not transport.subscribed:
+                transport.receive(0.1)
+            assert side.recv(100)[0] >> 4 == 3
+        transport.close()
 
 
 @given(items=st.lists(st.booleans(), max_size=12), steps=st.lists(st.booleans(), max_size=40))
