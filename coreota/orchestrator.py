@@ -42,8 +42,8 @@ DOWNLOADERS: Mapping[str, MakeDownloader] = MappingProxyType({"MQTT": mqtt_downl
 class Arrivals:
     """What has to be done on arrival in a state, whichever way led there, and when to ask for a job again."""
 
-    def __init__(self, jobs: JobsHandler, job: JobAtHand) -> None:
-        self.jobs, self.job = jobs, job
+    def __init__(self, jobs: JobsHandler, job: JobAtHand, tell: Callable[[OrchestratorEvent], None]) -> None:
+        self.jobs, self.job, self.tell = jobs, job, tell
         self.ask_at: float | None = None  # Seconds; None: not at all
 
     def due(self, now: float) -> bool:
@@ -67,7 +67,7 @@ class Arrivals:
         elif state is State.DEFERRED and job.deferral is not None:
             self.ask_at = now + job.deferral.seconds
             reports.deferred(job.deferral.reason, now)
-            job.tell(UpdateDeferred(reports.job_id, self.ask_at, job.deferral.reason))
+            self.tell(UpdateDeferred(reports.job_id, self.ask_at, job.deferral.reason))
         elif state is State.DOWNLOADING and job.update is not None:
             job.update.start(now)
         elif state is State.ACTIVATING:
@@ -90,7 +90,7 @@ class Arrivals:
             self.job.trial.end(given_up=state is State.REBOOTING)
         if state is State.REBOOTING:
             version = update.version if update is not None and trigger is Trigger.REPORTED else None
-            self.job.tell(RebootRequired(trigger.value if version is None else f"try version {version}"))
+            self.tell(RebootRequired(trigger.value if version is None else f"try version {version}"))
 
 # %% ../nbs/14_orchestrator.ipynb #48b9a09f
 class Orchestrator:
@@ -136,7 +136,7 @@ class Orchestrator:
         self.reports = Reports(self.jobs, config)
         self.trial = Trial(bootloader, self_test, stores, journal, config, now)
         self.job = JobAtHand(self.parts, parsers, policy, self.reports, self.trial, self._events.append)
-        self._arrivals = Arrivals(self.jobs, self.job)
+        self._arrivals = Arrivals(self.jobs, self.job, self._events.append)
 
     @property
     def update(self) -> Update | None:

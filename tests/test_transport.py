@@ -105,6 +105,20 @@ def test_a_simulation_that_cannot_go_on_says_so() -> None:
     assert clock.now() == 10
 
 
+def test_a_timer_that_stands_still_ends_the_simulation() -> None:
+    """A part that is due for ever at one moment: an error that says so, not a hang."""
+
+    class Nagger(Part):
+        def handle_timer(self, now: float) -> None:
+            pass
+
+    clock = VirtualClock()
+    parts = [(Nagger(timer=0.0), LocalBroker(clock).connect("nagger"))]
+    with pytest.raises(LocalOtaError, match="time stands still"):
+        simulate(parts, clock, lambda: False, limit=10)
+    assert clock.now() == 0
+
+
 def test_clock_goes_forward_only() -> None:
     """A timer's clock never goes back."""
     clock = VirtualClock(5.0)
