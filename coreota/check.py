@@ -84,7 +84,7 @@ def _difference(got: tuple[Any, Exception | None], expected: tuple[Any, Exceptio
         return f"{gave}, not {type(refusal).__name__}" if error else f"{gave}, and should raise {type(refusal).__name__}"
     if error is not None:
         return f"{gave}, and should give {_short(wanted)}"
-    return f"{gave}, not {_short(wanted, at)}" + ("; is a `return` missing?" if value is None else "")
+    return f"{gave}, not {_short(wanted, at)}"
 
 # %% ../nbs/90_check.ipynb #3c1d9e0b
 def _copy(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -101,18 +101,20 @@ def check(
     *cases: tuple[Any, ...],  # The arguments of each call to compare
 ) -> Verdict:
     """Compare the reader's function with the answer key, case by case; says how the first case that differs does so."""
-    name, agreed, difference = getattr(answer, "__name__", "the answer"), 0, ""
+    name, agreed, difference, mute = getattr(answer, "__name__", "the answer"), 0, "", True
     for arguments in cases:
         try:
             got = _outcome(answer, _copy(arguments))
         except NotImplementedError:
             return Verdict(name, answered=False, agreed=0, cases=len(cases))
         expected = _outcome(solution, arguments)
+        mute &= got == (None, None)
         if type(got[1]) is type(expected[1]) and _same(got[0], expected[0]):
             agreed += 1
         elif not difference:
             shown = ", ".join(_short(argument, most=60) for argument in arguments)
             difference = f"{name}({shown}) {_difference(got, expected)}"
+    difference += "; is a `return` missing?" if mute and difference else ""
     return Verdict(name, answered=True, agreed=agreed, cases=len(cases), difference=difference)
 
 # %% ../nbs/90_check.ipynb #2a99158e

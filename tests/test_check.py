@@ -13,6 +13,7 @@ def said(answer: Callable[..., Any], solution: Callable[..., Any], *cases: tuple
 def test_a_wrong_answer_is_shown_beside_the_right_one() -> None:
     assert said(lambda n: n + 1, lambda n: 2 * n, (1,), (2,)) == "<lambda>(2) gave 3, not 4"
     assert said(lambda n: None, lambda n: n, (1,)) == "<lambda>(1) gave None, not 1; is a `return` missing?"
+    assert said(lambda n: n if n > 1 else None, lambda n: n, (1,), (2,)) == "<lambda>(1) gave None, not 1"
 
 
 def test_an_error_is_shown_with_its_message() -> None:
