@@ -63,7 +63,7 @@ _DETAIL_VALUE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,1024}")
 def check_status_details(
     details: Mapping[str, str],  # Keys 1 to 128 of a-z A-Z 0-9 : _ -, values 1 to 1024 without control characters
 ) -> dict[str, str]:
-    """Give back the details, or raise LocalOtaError (AWS refuses the whole update otherwise)."""
+    """Give back the details, or raise LocalOtaError (AWS refuses the whole report otherwise)."""
     if not isinstance(details, Mapping):
         raise LocalOtaError(f"statusDetails are no mapping: {details!r}", reason="details-invalid")
     for key, value in details.items():
