@@ -3014,6 +3014,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'coreota.trailer.Pattern.fits': ('trailer.html#pattern.fits', 'coreota/trailer.py'),
                                  'coreota.trailer.Slot': ('trailer.html#slot', 'coreota/trailer.py'),
                                  'coreota.trailer.Slot.__init__': ('trailer.html#slot.__init__', 'coreota/trailer.py'),
+                                 'coreota.trailer.Slot.__repr__': ('trailer.html#slot.__repr__', 'coreota/trailer.py'),
                                  'coreota.trailer.Slot._put': ('trailer.html#slot._put', 'coreota/trailer.py'),
                                  'coreota.trailer.Slot.erase_all': ('trailer.html#slot.erase_all', 'coreota/trailer.py'),
                                  'coreota.trailer.Slot.erase_trailer': ('trailer.html#slot.erase_trailer', 'coreota/trailer.py'),

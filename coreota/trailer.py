@@ -237,6 +237,9 @@ class Slot(FlashArea):
     def _put(self, offset: int, value: bytes) -> None:
         self.write(offset, value.ljust(-(-len(value) // self.write_size) * self.write_size, b"\xff"))
 
+    def __repr__(self) -> str:
+        return f"<Slot {self.name}, {self.size // 1024} KiB at {self.offset:#x}>"
+
 # %% ../nbs/10a_trailer.ipynb #922b8c28
 ANY_FLAG = (Flag.UNSET, Flag.SET, Flag.BAD)
 ANY_MAGIC = (Magic.UNSET, Magic.GOOD, Magic.BAD)
