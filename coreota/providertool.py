@@ -59,6 +59,7 @@ def add_provider_command(
     line.add_argument("--web-port", type=int, metavar="PORT", help="serve firmware over HTTP too; 0: any that is free")
     line.add_argument("--name", default="", metavar="HOST", help="by which devices know this machine")
     line.add_argument("--signer", action="append", metavar="NAME=KEY", help="a signing profile: PEM of the private key")
+    line.add_argument("--lose", type=float, default=0.0, metavar="PERCENT", help="do not send so many of the blocks, to see a device ask again (0)")
     line.add_argument("--share", default="", metavar="GROUP", help="share the work with the other providers of this group")
     for what, who in (("ca", "who certified the broker"), ("cert", "the certificate to show to it"), ("key", "that certificate's key")):
         line.add_argument(f"--tls-{what}", type=Path, metavar="FILE", help=f"PEM: {who}")
@@ -98,7 +99,7 @@ def provider_options(
     return ProviderOptions(
         arguments.state, arguments.store, arguments.artifacts, s3, arguments.broker, mqtt_port, arguments.api_host,
         arguments.api_port, arguments.web_host, arguments.web_port, arguments.name, signer_profiles(arguments.signer or ()),
-        arguments.share, arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls, arguments.mqtt_host,
+        arguments.share, arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls, arguments.mqtt_host, arguments.lose,
     )
 
 # %% ../nbs/17e_providertool.ipynb #62b22da4

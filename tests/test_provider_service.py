@@ -13,12 +13,15 @@ from botocore.exceptions import ClientError
 from brokers import free_port
 from desk import ANY
 
+from coreota.codec import GetStream, codec_named
 from coreota.errors import LocalOtaError
 from coreota.mqtt import PahoTransport
 from coreota.provider.books import Books
+from coreota.provider.losses import LosingStreams
 from coreota.provider.ota import UpdateProvider
 from coreota.provider.service import ProviderOptions, ProviderServer, Worker
 from coreota.provider.sqlstore import SqlStore
+from coreota.provider.streams import BytesContent
 from coreota.topics import Message, Outgoing, Subscribe
 from coreota.transport import Connected, Incoming
 
@@ -83,6 +86,33 @@ def test_a_database_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             {"the store failed (gone)"},
             None,
         )
+
+
+def test_blocks_that_are_lost_on_purpose(tmp_path: Path) -> None:
+    """Each block comes or is counted as lost; who asks again for what is missing has all of them in the end."""
+    with ProviderServer(ProviderOptions(tmp_path / "state", mqtt_port=0, api_port=0, lose=30)) as server:
+        streams, cbor, missing, rounds = server.provider.streams, codec_named("cbor"), set(range(100)), list[int]()
+        assert isinstance(streams, LosingStreams)
+        streams.create_stream("s", {0: BytesContent(bytes(100 * 256))})
+        device = PahoTransport(*server.mqtt, client_id="lamp")
+        device.send([Subscribe("$aws/things/lamp/streams/s/data/cbor")])
+        while missing:
+            bitmap = sum(1 << index for index in missing).to_bytes(13, "little")
+            asked, lost, came = len(missing), streams.lost, set[int]()
+            request = cbor.encode_get(GetStream(0, 256, 0, count=asked, bitmap=bitmap))
+            device.send([Message("$aws/things/lamp/streams/s/get/cbor", request)])
+
+            def all_told(asked: int = asked, lost: int = lost, came: set[int] = came) -> bool:
+                found = [item for item in device.receive(0.1) if isinstance(item, Message)]
+                came.update(cbor.decode_data(item.payload).index for item in found)
+                return len(came) + streams.lost - lost == asked
+
+            until(all_told)
+            assert came <= missing
+            missing -= came
+            rounds.append(asked)
+        device.close()
+        assert (rounds, streams.lost) == ([100, 27, 9, 6, 1], 43)
 
 
 def names() -> set[str]:

@@ -29,6 +29,7 @@ from .guard import GuardedBroker, server_tls
 from .control import JobsControl, JobsData
 from .jobs import JobsService
 from .lifecycle import Lifecycle, LifecycleEvent
+from .losses import LosingStreams
 from .ota import UpdateProvider
 from .outbox import DurableJobs
 from .presign import Presigner
@@ -217,6 +218,7 @@ class ProviderOptions:
     key: Path | None = None  # PEM: that certificate's key
     tls: Path | None = None  # Folder that `coreota certs` made: mutual TLS at the embedded broker, or towards the one that was given
     mqtt_host: str = "127.0.0.1"  # The address where the embedded broker listens; another than loopback needs `tls`
+    lose: float = 0.0  # Percent of the blocks that are not sent, 0 to 99: to see a device ask again
 
     def client_tls(self) -> ssl.SSLContext:
         """How the provider itself speaks TLS to the broker; raises LocalOtaError."""
@@ -252,7 +254,10 @@ class ProviderServer:
         """Start everything, and return once it answers; raises LocalOtaError and OSError."""
         with self._stack as stack:
             self.store, self.artifacts = stack.enter_context(self._open_store()), self._open_artifacts()
-            self.provider = UpdateProvider(source=StoredStreams(self.store, self.artifacts), share=self.options.share)
+            source = StoredStreams(self.store, self.artifacts)
+            self.provider = UpdateProvider(source=source, share=self.options.share)
+            if self.options.lose:
+                self.provider.streams = LosingStreams(self.options.lose, source, self.options.share)
             self.provider.jobs = LockedJobs(self.store, self.options.share)
             self.web = self._start_web(stack)
             self.worker = self._start_worker(stack)
