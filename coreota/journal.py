@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DONE', 'LOST', 'TRIED', 'CLOSED', 'record', 'read_record', 'head_size', 'job_hash', 'head', 'BankHead', 'read_head',
-           'records_in', 'padded_head', 'journal_size', 'Journal', 'torn_blocks', 'gone_blocks', 'rewrite_sector',
-           'mend']
+           'records_in', 'padded_head', 'journal_size', 'Banks', 'Journal', 'torn_blocks', 'gone_blocks',
+           'rewrite_sector', 'mend']
 
 # %% ../nbs/12a_journal.ipynb #fc08dfeb
 import struct
@@ -126,6 +126,63 @@ def journal_size(
     bank = padded_head(count, write_size) + 64 * unit
     return 2 * -(-bank // sector_size) * sector_size
 
+# %% ../nbs/12a_journal.ipynb #f945fb66
+class Banks:
+    """Two banks of flash, each a head and the records behind it; the newer whole head counts."""
+
+    def __init__(
+        self,
+        flash: Flash,  # An even number of sectors, two at least
+    ) -> None:
+        sectors = flash.size // flash.sector_size
+        if sectors < 2 or sectors % 2:
+            raise LocalOtaError(f"a journal in {sectors} sectors", reason="journal-size", advice="give it 2, 4, 6, ...")
+        self.flash, self.size = flash, flash.size // 2  # Bytes of a bank
+        self.generation = 0  # Of the bank in use; 0: there is none
+        self._bank, self._next = 0, flash.size  # The bank in use, and where the next record goes
+        self._unit = -(-_RECORD.size // flash.write_size) * flash.write_size
+        self._rest = erased(self._unit - _RECORD.size)  # What fills a record up
+
+    def load(self) -> tuple[BankHead | None, list[tuple[bytes, int]]]:
+        """What the newer head says, and the whole records behind it; None: there is no whole head."""
+        banks = [self.flash.read(bank * self.size, self.size) for bank in (0, 1)]
+        heads = [read_head(bank) for bank in banks]
+        generations = [one.generation if one else 0 for one in heads]
+        self.generation, self._bank = max(generations), int(generations[1] > generations[0])
+        newest = heads[self._bank]
+        if newest is None:
+            return None, []
+        first = padded_head(newest.missing.count, self.flash.write_size)
+        found = list(records_in(banks[self._bank], first, self._unit))
+        self._next = self._bank * self.size + (found[-1][0] + self._unit if found else first)
+        return newest, [one for _, one in found if one is not None]
+
+    def fits(self, count: int) -> bool:
+        """Is there room for the head of so many blocks, and a record?"""
+        return padded_head(count, self.flash.write_size) + self._unit <= self.size
+
+    def append(self, kind: bytes, index: int = 0) -> bool:
+        """Write a record behind the last one, whole or torn; False: the bank is full."""
+        if self._next + self._unit > (self._bank + 1) * self.size:
+            return False
+        self._next += self._unit
+        self.flash.write(self._next - self._unit, record(kind, index) + self._rest)
+        return True
+
+    def begin(self, tries: int, job: bytes, file: bytes, missing: Bitmap) -> None:
+        """Begin the other bank with a head; until that is whole, this one counts."""
+        start = (1 - self._bank) * self.size
+        for offset in range(start, start + self.size, self.flash.sector_size):
+            self.flash.erase(offset)
+        data = padded(head(self.generation + 1, tries, job, file, missing), self.flash.write_size)
+        self.flash.write(start, data)
+        self.generation, self._bank, self._next = self.generation + 1, 1 - self._bank, start + len(data)
+
+    def erase(self) -> None:
+        """Take both heads away, the older one first, or it would count again."""
+        for bank in (1 - self._bank, self._bank):
+            self.flash.erase(bank * self.size)
+
 # %% ../nbs/12a_journal.ipynb #7f480940
 class Journal:
     """Which blocks of the file at hand are in flash; survives a power cut at any moment."""
@@ -134,20 +191,19 @@ class Journal:
         self,
         flash: Flash,  # An area of its own, an even number of sectors, two at least: see `journal_size`
     ) -> None:
-        sectors = flash.size // flash.sector_size
-        if sectors < 2 or sectors % 2:
-            raise LocalOtaError(f"a journal in {sectors} sectors", reason="journal-size", advice="give it 2, 4, 6, ...")
-        self.flash, self.bank_size = flash, flash.size // 2
-        self.generation, self.tries = 0, 0
-        self.job, self.file = b"", b""
+        self.banks = Banks(flash)
+        self.tries, self.job, self.file = 0, b"", b""
         self.missing: Bitmap | None = None  # None: there is nothing to go on with
-        self._bank, self._next = 0, flash.size  # The bank in use, and where the next record goes
-        self._unit = -(-_RECORD.size // flash.write_size) * flash.write_size
-        self._rest = erased(self._unit - _RECORD.size)  # What fills a record up
-        for bank in (0, 1):
-            self._load(bank)
-        if self.generation:
-            self._replay()
+        last, records = self.banks.load()
+        if last is not None:
+            self.tries, self.job, self.file, self.missing = last.tries, last.job, last.file, last.missing
+        for kind, index in records:
+            self._apply(kind, index)
+
+    @property
+    def generation(self) -> int:
+        """How many summaries there were; 0: none."""
+        return self.banks.generation
 
     # What is asked
 
@@ -176,7 +232,7 @@ class Journal:
     ) -> bool:  # False: the area is too small for so many, and nothing will be remembered
         """A download begins: the place where its blocks go has been erased."""
         self.clear()
-        if padded_head(count, self.flash.write_size) + self._unit > self.bank_size:
+        if not self.banks.fits(count):
             return False
         self.tries, self.job, self.file, self.missing = 0, job_hash(job_id), file, Bitmap(count)
         self._summarise()
@@ -198,71 +254,34 @@ class Journal:
         """A trial of the file is about to be asked for."""
         if self.missing is not None and self.tries < 255:
             self.tries += 1
-            self._append(TRIED, 0)
+            self._append(TRIED)
 
     def clear(self) -> None:
         """There is nothing to go on with any more."""
         if self.missing is not None:
             self.missing = None
-            if self._next + self._unit <= self._end:
-                self._append(CLOSED, 0)
-            else:  # no room to say so: the older summary goes first, or it would count again
-                self.flash.erase((1 - self._bank) * self.bank_size)
-                self.flash.erase(self._bank * self.bank_size)
+            if not self.banks.append(CLOSED):  # no room to say so
+                self.banks.erase()
 
     # Inside
 
-    @property
-    def _end(self) -> int:
-        return (self._bank + 1) * self.bank_size
-
-    def _load(self, bank: int) -> None:
-        """Take a bank's head, if it is whole and newer than what we have."""
-        found = read_head(self._content(bank))
-        if found is not None and found.generation > self.generation:
-            self.generation, self.tries, self.job, self.file, self.missing = found.generation, found.tries, found.job, found.file, found.missing
-            self._bank = bank
-
-    def _content(self, bank: int) -> bytes:
-        return self.flash.read(bank * self.bank_size, self.bank_size)
-
-    def _replay(self) -> None:
-        """Go through the records of the bank in use; the next one goes behind the last that is not erased."""
-        assert self.missing is not None
-        start, first = self._bank * self.bank_size, padded_head(self.missing.count, self.flash.write_size)
-        self._next = start + first
-        for at, found in records_in(self._content(self._bank), first, self._unit):
-            self._next = start + at + self._unit
-            if found is not None and self.missing is not None:
-                self._apply(*found)
-
     def _apply(self, kind: bytes, index: int) -> None:
-        assert self.missing is not None
-        if kind == CLOSED:
+        """What a record says; behind CLOSED, nothing."""
+        if self.missing is None or kind == CLOSED:
             self.missing = None
         elif kind == TRIED:
             self.tries += 1
         elif index < self.missing.count:
             (self.missing.clear if kind == DONE else self.missing.set)(index)
 
-    def _append(self, kind: bytes, index: int) -> None:
+    def _append(self, kind: bytes, index: int = 0) -> None:
         """Write a record, or, where the bank is full, a summary into the other one."""
-        if self._next + self._unit > self._end:
+        if not self.banks.append(kind, index):
             self._summarise()
-            return
-        self._next += self._unit
-        self.flash.write(self._next - self._unit, record(kind, index) + self._rest)
 
     def _summarise(self) -> None:
-        """Begin the other bank with all that is known; until its head is whole, this one counts."""
         assert self.missing is not None
-        start = (1 - self._bank) * self.bank_size
-        for offset in range(start, start + self.bank_size, self.flash.sector_size):
-            self.flash.erase(offset)
-        data = head(self.generation + 1, self.tries, self.job, self.file, self.missing)
-        self.flash.write(start, padded(data, self.flash.write_size))
-        self.generation, self._bank = self.generation + 1, 1 - self._bank
-        self._next = start + padded_head(self.missing.count, self.flash.write_size)
+        self.banks.begin(self.tries, self.job, self.file, self.missing)
 
     def __repr__(self) -> str:
         if self.missing is None:
