@@ -62,6 +62,12 @@ def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = IN
         f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" fill="{colour}">{escape(text)}</text>'
     )
 
+# %% ../nbs/91_viz.ipynb #8023b055
+def _nothing(title: str) -> Svg:
+    """The picture of no rows at all."""
+    words = f"{title}: nothing to show"
+    return _svg(max(320, 24 + 7 * len(words)), 40, [_text(12, 25, words)], words)
+
 # %% ../nbs/91_viz.ipynb #0b6f9346
 def _arrow(x1: float, x2: float, y: float, colour: str = INK) -> str:
     """A horizontal arrow from x1 to x2."""
@@ -80,6 +86,8 @@ def sequence_diagram(
 ) -> Svg:
     """Draw who said what to whom."""
     rows = list(messages)
+    if not rows:
+        return _nothing(title)
     names = list(dict.fromkeys(name for sender, receiver, _ in rows for name in (sender, receiver)))
     gap = (width - 160) / max(1, len(names) - 1)
     x = {name: 80 + i * gap for i, name in enumerate(names)}
@@ -127,6 +135,8 @@ def state_diagram(
 ) -> Svg:
     """Draw a transition table."""
     rows = list(transitions)
+    if not rows:
+        return _nothing(title)
     edges = _merged(rows)
     states = list(dict.fromkeys(name for source, _, target in rows for name in (source, target)))
     order = {name: i for i, name in enumerate(states)}
@@ -204,6 +214,10 @@ def bitmap_grid(
     title: str = "blocks",  # Becomes part of the alternative text
 ) -> Svg:
     """Draw one cell for each block."""
+    if columns < 1:
+        raise LocalOtaError(f"{columns} cells in a row", reason="picture", advice="take 1 or more")
+    if not states:
+        return _nothing(title)
     colour = _colours(states, legend)
     body = [
         f'<rect x="{12 + i % columns * 15}" y="{12 + i // columns * 15}" width="13" height="13" rx="2" '
@@ -225,6 +239,8 @@ def flash_strip(
     width: int = 640,  # In pixels
 ) -> Svg:
     """Draw each row as a strip of sectors; many sectors make thin ones."""
+    if not rows:
+        return _nothing(title)
     colour = _colours((kind for _, kinds in rows for kind in kinds), legend)
     margin = 24 + 6.6 * max((len(label) for label, _ in rows), default=0)
     body, spoken = [], []
