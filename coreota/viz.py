@@ -295,12 +295,22 @@ def _cycle() -> object:
     styles = ("-", "--", "-.", ":", "-", "--", "-.", ":")
     return cycler(color=PALETTE[:6]) + cycler(linestyle=styles[:6])
 
+# %% ../nbs/91_viz.ipynb #710c7603
+def _compact(source: str) -> str:
+    """The SVG that matplotlib wrote, without what nobody sees: digits, names of groups, styles that a group's members share."""
+    source = re.sub(r"(\d\.\d\d)\d+", r"\1", source)
+    source = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"|(?<=font-family: )'DejaVu[^;]*, (?=sans-serif)", "", source)
+    source = re.sub(r"\s*\n\s*", " ", source).replace("> <", "><")
+    source = re.sub(r"<metadata>.*?</metadata>|(?<=<g) id=\"[^\"]*\"", "", source)
+    members = re.compile(r"<g([^>]*)>((?:<use [^>]*?( style=\"[^\"]*\")/>)(?:<use [^>]*?\3/>)*)</g>")
+    return members.sub(lambda found: f"<g{found[1]}{found[3]}>{found[2].replace(found[3], '')}</g>", source)
+
 # %% ../nbs/91_viz.ipynb #710c7607
 def picture(
     figure: "Figure",  # From `plot`
     alt: str,  # What the picture shows, in a sentence that gives its message too
     *,
-    compact: bool = False,  # True: letters stay letters, and coordinates get two decimals: half the bytes or less
+    compact: bool = False,  # True: letters stay letters, and what nobody sees goes: well below half the bytes
 ) -> Svg:
     """The figure as an `Svg`, the same bytes whenever it is drawn."""
     from matplotlib import rc_context
@@ -310,8 +320,6 @@ def picture(
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     source = text.getvalue()
     if compact:
-        source = re.sub(r"(\d\.\d\d)\d+", r"\1", source)
-        source = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"|(?<=font-family: )'DejaVu[^;]*, (?=sans-serif)", "", source)
-        source = re.sub(r"\s*\n\s*", " ", source).replace("> <", "><")
+        source = _compact(source)
     head = f'<svg role="img" aria-label="{escape(alt)}" style="max-width:100%;height:auto"'
     return Svg(head + source[source.index("<svg") + len("<svg") :], alt)
