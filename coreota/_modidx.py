@@ -2831,6 +2831,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'coreota.sim.sweep.RememberingKey.key_hash': ( 'sweep.html#rememberingkey.key_hash',
                                                                                   'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Scenario': ('sweep.html#scenario', 'coreota/sim/sweep.py'),
+                                   'coreota.sim.sweep.Scenario.__post_init__': ( 'sweep.html#scenario.__post_init__',
+                                                                                 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Scenario.config': ('sweep.html#scenario.config', 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Scenario.layout': ('sweep.html#scenario.layout', 'coreota/sim/sweep.py'),
                                    'coreota.sim.sweep.Scenario.possible': ('sweep.html#scenario.possible', 'coreota/sim/sweep.py'),

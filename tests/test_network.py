@@ -258,7 +258,7 @@ def test_a_slow_modem_gets_each_block_once() -> None:
     [
         (lambda: download(Conditions(), size=0), "size"),
         (lambda: Lab(image_size=-5), "size"),
-        (lambda: scene_of(Scenario(BootMode.SWAP_MOVE, Story.TEST, "huge")), "pair"),
+        (lambda: scene_of(Scenario(BootMode.SWAP_MOVE, Story.TEST, "huge")), "scenario"),
     ],
 )
 def test_an_experiment_that_cannot_be_is_refused_with_advice(attempt: Callable[[], object], reason: str) -> None:

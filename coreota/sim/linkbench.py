@@ -14,7 +14,7 @@ from statistics import median
 
 from ..blocks import MAX_REQUEST, MemoryPool
 from ..codec import DataBlock, GetStream, StreamTopics, codec_named
-from ..download import BlockReceived, DownloadComplete, DownloadConfig, DownloadEvent
+from ..download import BlockReceived, DownloadComplete, DownloadConfig, DownloadEvent, DownloadFailed
 from ..downloader import MqttDownloader
 from ..errors import LocalOtaError
 from ..parser import OtaFile, SignatureAlgorithm
@@ -142,7 +142,7 @@ def download(
         _listen(reader.downloader, clock, log)
     simulate([(provider, theirs), (reader, ours)], clock, lambda: reader.end is not None, limit)
     if not isinstance(reader.end, DownloadComplete):
-        raise LocalOtaError(f"the download did not end well: {reader.end}", reason="simulation", advice="is the link that bad?")
+        raise LocalOtaError(f"the download failed: {reader.end.error if isinstance(reader.end, DownloadFailed) else 'it stands still'}", reason="simulation", advice="take a better link")
     made = reader.downloader
     outside = 0 if ours.quota is None else ours.quota.refused
     return Run(clock.now(), size, made.missing.count, sent, lost, made.duplicates, made.requests, outside)

@@ -79,11 +79,16 @@ class Scenario:
     write_align: int = 8  # Bytes of a write unit
     max_align: int = 8  # 8, 16 or 32
 
+    def __post_init__(self) -> None:
+        for name, words in (("mode", [*BootMode]), ("story", [*Story]), ("pair", [*PAIRS, LARGE])):
+            if getattr(self, name) not in words:
+                raise LocalOtaError(f"there is no {name} {getattr(self, name)!r}", reason="scenario", advice=f"take one of {', '.join(words)}")
+        object.__setattr__(self, "mode", BootMode(self.mode))  # plain strings will do
+        object.__setattr__(self, "story", Story(self.story))
+
     @property
     def sizes(self) -> tuple[int, int]:
         """Bytes of the old and of the new image file."""
-        if self.pair not in (*PAIRS, LARGE):
-            raise LocalOtaError(f"there is no pair {self.pair!r}", reason="pair", advice=f"take one of {', '.join(PAIRS)}, {LARGE}")
         return (400_000, 440_000) if self.pair == LARGE else PAIRS[self.pair]
 
     @property
