@@ -1,6 +1,7 @@
 """Build the site from the notebooks: python docs/build.py [FOLDER], then open FOLDER/index.html (_docs by default).
 
-Nothing is fetched, neither while building nor while reading: every script, style and picture lies in the site.
+Nothing is fetched from elsewhere while reading: every script, style and picture lies in the site. While building, npm
+and pip fetch what the live pages need; where they cannot, the site is built without them, and says so.
 """
 
 import shutil
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import livepages
 import reader
 import reference
 
@@ -50,9 +52,18 @@ def main() -> int:
     with TemporaryDirectory(prefix="coreota-site-") as folder:
         source, made = Path(folder) / "source", Path(folder) / "html"
         stage(source)
+        live = Path(folder) / "live"
+        try:
+            livepages.bundle(live)
+            command += ["-t", "live"]
+        except (OSError, subprocess.CalledProcessError) as error:
+            why = getattr(error, "stderr", None) or error
+            print(f"Built without live pages, which need npm and pip: {why}", file=sys.stderr)
         status = subprocess.run([*command, source, made], cwd=ROOT, check=False).returncode
         if status == 0:
             shutil.rmtree(made / ".doctrees", ignore_errors=True)
+            if live.exists():
+                shutil.copytree(live, made / "_static/live")
             shutil.rmtree(site, ignore_errors=True)
             shutil.copytree(made, site)
     return status

@@ -6,6 +6,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import livepages
 import nbformat
 from nbformat import NotebookNode
 
@@ -83,24 +84,31 @@ def alternative_text(cell: NotebookNode) -> str:
     return ""
 
 
-def page(docname: str, text: str) -> NotebookNode:
-    """The notebook that myst-nb is to render; `text` is the content of an .ipynb file."""
+def page(docname: str, text: str, live: bool = False) -> NotebookNode:
+    """The notebook that myst-nb is to render; `text` is the content of an .ipynb file. Live: its cells can be run."""
     notebook = nbformat.reads(text, as_version=4)
     module, cells = "", []
+    sources: list[str | None] = []  # Of each code cell, where the page does not show it
+    first = 0  # Where in `cells` the first one stands that is shown
     for cell in notebook.cells:
         if cell.cell_type != "code":
             cells.append(cell)
             continue
         said = directives(cell.source)
         module = next((d.split()[1] for d in said if d.startswith("default_exp")), module)
-        if any(d.startswith(("hide", "default_exp")) for d in said):
-            continue
+        hidden = any(d.startswith(("hide", "default_exp")) for d in said)
         cell.source = without_directives(cell.source)
+        sources.append(cell.source if hidden else None)
+        if hidden:
+            continue
+        first = first or len(cells)
         if described := alternative_text(cell):
             cell.metadata["mystnb"] = {"image": {"alt": described}}
         cells.append(cell)
         if any(re.match(r"exports?\b", d) for d in said) and (entry := reference(module, cell.source)):
             cells.append(entry)
+    if live:
+        cells.insert(first, nbformat.v4.new_markdown_cell(livepages.head(sources)))
     notebook.cells = cells
     chapter = f"../{docname.removeprefix('solutions/')}.ipynb"
     if docname.startswith("solutions/") and f"]({chapter})" not in cells[0].source:
@@ -145,7 +153,7 @@ def read(app: Any, docname: str, source: list[str]) -> None:
     """Called by Sphinx for each page, before it is parsed."""
     if not str(app.env.doc2path(docname)).endswith(".ipynb"):
         return
-    notebook = page(docname, source[0])
+    notebook = page(docname, source[0], app.tags.has("live") and livepages.is_live(docname))
     if docname == "index":  # the landing page holds the table of contents
         landing = nbformat.v4.new_markdown_cell(landing_page())
         nested = re.compile(r"(solutions|api)/(?!index|reasons)")

@@ -1,5 +1,8 @@
-"""What several tests need: real mosquittos and a real PostgreSQL, started once for all of them."""
+"""What several tests need, made once for all of them: real mosquittos, a real PostgreSQL, the site."""
 
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 from brokers import CONFIG, TlsBroker, free_port, make_tls_broker, running_mosquitto
 from databases import fresh_database, running_postgresql
 from hypothesis import settings
+from programs import missing
 
 from coreota.provider.books import Store
 from coreota.provider.memory import MemoryStore
@@ -60,3 +64,20 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         url = fresh_database(request.getfixturevalue("postgresql"), f"test{next(NUMBERS)}")
     with SqlStore(url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built once by the one command."""
+    if importlib.util.find_spec("myst_nb") is None or importlib.util.find_spec("furo") is None:
+        missing("the site's builder is not installed: pip install 'coreota[docs]'")
+    folder = tmp_path_factory.mktemp("site") / "html"
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent.parent / "docs/build.py", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder

@@ -13,6 +13,7 @@ from programs import missing
 import coreota
 
 PROGRAM = Path(__file__).parent / "pyodide"
+LIVE = Path(__file__).parent.parent / "docs/live"  # The site's live pages run under the same Pyodide
 PLATFORM = ["--platform", "pyemscripten_2026_0_wasm32", "--python-version", "3.14", "--implementation", "cp"]
 
 
@@ -23,8 +24,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     if npm is None or node is None or pip is None:
         missing("npm, node or pip is not installed: apt-get install npm")
     folder = tmp_path_factory.mktemp("pyodide")
-    for name in ("package.json", "package-lock.json", "run.mjs"):
-        shutil.copy(PROGRAM / name, folder)
+    for path in (LIVE / "package.json", LIVE / "package-lock.json", PROGRAM / "run.mjs"):
+        shutil.copy(path, folder)
     subprocess.run([str(npm), "ci", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
     wheels = ["--only-binary", ":all:", "--no-deps", "-q", "-d", str(folder / "wheels")]
     subprocess.run([str(pip), "download", *wheels, *PLATFORM, "--abi", "cp314", "cbor2>=6.1.2"], check=True)

@@ -1,10 +1,7 @@
 """The site: built from the notebooks with no warning, and read in a real browser that has no network."""
 
-import importlib.util
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +11,6 @@ from urllib.parse import unquote, urldefrag
 import pytest
 from browsers import running_chromium
 from playwright.sync_api import Browser, BrowserContext, Page
-from programs import missing
 
 import coreota
 
@@ -54,18 +50,6 @@ class Visit:
     complaints: list[str] = field(default_factory=list)  # Console errors, page errors, failed requests
     outside: list[str] = field(default_factory=list)  # Requests for something that is no file of the site
     seen: dict[str, Any] = field(default_factory=dict)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built once by the one command."""
-    if importlib.util.find_spec("myst_nb") is None or importlib.util.find_spec("furo") is None:
-        missing("the site's builder is not installed: pip install 'coreota[docs]'")
-    folder = tmp_path_factory.mktemp("site") / "html"
-    done = subprocess.run([sys.executable, ROOT / "docs/build.py", folder], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,197 @@
+"""Live pages: a chapter's cells show in a real browser what they show in Jupyter, and a reader can change them."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+from typing import Any
+
+import pytest
+from browsers import running_chromium
+from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).resolve().parent.parent
+# What the browser has not: plots, and making or unpacking some patches
+ABSENT = {"plots need matplotlib", "making a patch needs the package 'bsdiff4'", "this needs the package 'heatshrink2'"}
+# What a Python of 32 bits, or one of another version, says otherwise: the cell by its place among the chapter's
+OTHERWISE = {("04_blocks", 5): "(2, 12288)", ("05_codec", 37): "maximum recursion depth exceeded']"}
+RUN = """async (cells) => {
+  window.worker ??= new Worker('/_static/live/worker.js', { type: 'module' });
+  worker.postMessage({ reset: true });
+  const outputs = [];
+  await new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => {
+      if (data.failed) reject(new Error(data.failed));
+      if (data.outputs) outputs[data.number] = data.outputs;
+      if (data.number === cells.length - 1) resolve();
+    };
+    cells.forEach((source, number) => worker.postMessage({ number, source }));
+  });
+  return outputs;
+}"""
+DONE = "live.cells.every((cell) => cell.done)"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("coreota_livepages", ROOT / "docs/livepages.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+CHAPTERS = [path.stem for path in sorted((ROOT / "nbs").glob("*.ipynb")) if load().is_live(path.stem)]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and says nothing about it."""
+
+    def log_message(self, format: str, *arguments: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served, as `python -m http.server` does it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(240_000)  # Python's start, on a busy machine
+    yield page
+    context.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One output of a cell; addresses of objects are no part of it."""
+
+    kind: str
+    text: str
+
+
+def shown(kind: str, text: str | list[str]) -> Shown:
+    return Shown(kind, re.sub(r" at 0x[0-9a-f]+", "", "".join(text)).strip())
+
+
+def stored(cell: dict[str, Any]) -> list[Shown]:
+    """What a cell showed when its notebook was executed."""
+    found = []
+    for output in cell["outputs"]:
+        if output["output_type"] == "stream":
+            found.append(shown("printed", output["text"]))
+        else:
+            kinds = {"image/svg+xml": "svg", "text/html": "html", "text/plain": "text"}
+            form = next(form for form in kinds if form in output["data"])
+            found.append(shown(kinds[form], output["data"][form]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def python(address: str, browser: Browser) -> Iterator[Page]:
+    """A page with one worker, which runs chapter after chapter."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(240_000)
+    page.goto(f"{address}/search.html")
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_shows_in_a_browser_what_it_shows_in_jupyter(name: str, python: Page) -> None:
+    notebook = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    outputs = python.evaluate(RUN, ["".join(cell["source"]) for cell in cells])
+    assert len(outputs) == len(cells) > 0
+    for number, (cell, output) in enumerate(zip(cells, outputs, strict=True)):
+        here, there = stored(cell), [shown(**one) for one in output]
+        if (name, number) in OTHERWISE:
+            assert there[-1].text.endswith(OTHERWISE[name, number]) and there != here
+        elif there and there[-1].kind == "absent":
+            assert there[-1].text in ABSENT
+        else:
+            assert there == here, "".join(cell["source"])
+
+
+def test_a_reader_changes_a_cell(address: str, page: Page) -> None:
+    """An exercise is answered, an error is shown and mended, and what ran before is not run again."""
+    page.goto(f"{address}/index.html")
+    page.get_by_role("button", name="Run this page").click()
+    page.wait_for_function(DONE)
+    first, second = page.locator("article div.cell").nth(0), page.locator("article div.cell").nth(1)
+    assert "('2.0.0', False)" in second.locator(".cell_output").inner_text()
+
+    source = first.locator("div.cell_input pre")
+    source.fill("lab = Lab(running='3.0.0')\nlab.bootloader.running.nothing")
+    source.press("Shift+Enter")
+    page.wait_for_function("document.querySelector('.live-error') !== null")
+    error = first.locator(".live-error").inner_text()
+    assert "AttributeError: 'Version' object has no attribute 'nothing'" in error
+    assert "line 2" in error and "lab.bootloader.running.nothing" in error
+
+    second.locator(".live-run").click()
+    page.wait_for_function("document.querySelectorAll('.cell_output')[1].innerText.includes('3.0.0')")
+    assert second.locator(".cell_output").inner_text().strip() == "('3.0.0', False)"
+
+
+def test_a_cell_runs_those_above_it_and_stop_forgets(address: str, page: Page) -> None:
+    page.goto(f"{address}/04_blocks.html")
+    page.get_by_role("button", name="Run this page").click()
+    page.wait_for_function(DONE)
+    button = page.get_by_role("button", name="Stop")
+    button.click()
+    assert page.locator("#live-bar span").inner_text().startswith("Stopped.")
+    assert page.locator(".live-run:visible").count() == 0
+    assert page.locator("div.cell_input pre").first.get_attribute("contenteditable") == "false"
+    page.evaluate("live.runUpTo(3)")
+    page.wait_for_function("live.cells[3].done")
+    assert page.evaluate("live.cells.map((cell) => Boolean(cell.done))").index(False) == 4
+
+
+def test_new_lines_keep_their_indentation(address: str, page: Page) -> None:
+    page.goto(f"{address}/index.html")
+    page.evaluate("live.start()")
+    source = page.locator("div.cell_input pre").first
+    source.fill("")
+    source.press_sequentially("for n in range(2):")
+    source.press("Enter")
+    source.press_sequentially("print(n)")
+    assert source.inner_text() == "for n in range(2):\n    print(n)"
+    source.press("Shift+Enter")
+    page.wait_for_function("live.cells[0].done")
+    assert page.locator(".live-printed").inner_text().split() == ["0", "1"]
+
+
+def test_what_cannot_be_loaded_is_said(address: str, page: Page) -> None:
+    page.route("**/packages.zip", lambda route: route.fulfill(status=404, body=""))
+    page.goto(f"{address}/index.html")
+    page.get_by_role("button", name="Run this page").click()
+    page.wait_for_function("document.querySelector('#live-bar span').innerText.includes('404')")
+    assert page.get_by_role("button", name="Run this page").is_enabled()
+
+
+def test_a_page_from_a_file_says_how_to_run_it(site: Path, page: Page) -> None:
+    page.goto((site / "04_blocks.html").as_uri())
+    assert page.get_by_role("button", name="Run this page").is_disabled()
+    assert "python -m http.server" in page.locator("#live-bar").inner_text()
