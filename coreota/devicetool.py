@@ -178,6 +178,9 @@ class DeviceProgram:
 
         def make(boot: int, now: float) -> Orchestrator:
             self._self_test.stop()
+            if bootloader.running is None and not self.options.bootloader:
+                advice = "an empty one gets its first image by --install FILE; of another, coreota flash show tells more"
+                raise LocalOtaError(f"nothing boots from {self.options.flash}", reason="not-booted", advice=advice)
             return Orchestrator(
                 self.options.thing, bootloader, verifier, config=self.options.ota, self_test=self._self_test,
                 journal=Journal(flash.journal), token_prefix=f"{run}.{boot}.", now=now,

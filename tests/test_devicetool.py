@@ -199,7 +199,7 @@ WRONG: dict[str, tuple[Callable[[Place], object], str]] = {
     "no ca": (lambda place: place.settings.update(ca="none.pem"), "there is no ca file"),
     "cert alone": (lambda place: place.settings.update(cert="code.pem"), "a certificate goes with its key"),
     "wrong key": (lambda place: place.settings.update(cert="code.pem", key="v1.bin"), "do not go together"),
-    "empty flash": (lambda place: place.settings.pop("install", None), "no image is running"),
+    "empty flash": (lambda place: place.settings.pop("install", None), "by --install FILE"),
     "flash size": (lambda place: place.settings.update(flash_size=5000), "no two slots"),
     "bootloader": (lambda place: place.settings.update(bootloader="nowhere:made"), "no bootloader 'nowhere:made'"),
     "own bootloader": (

@@ -83,6 +83,13 @@ def test_an_extra_is_missing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_database_driver_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = coreota("provider", "--store", "postgresql+psycopg://localhost/x", without="psycopg")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install 'psycopg[binary]'" in done.stderr
+
+
 @pytest.fixture
 def device(tmp_path: Path) -> list[str]:
     """The words to start a device with, without its name."""

@@ -40,6 +40,8 @@ def _engine(url: str) -> Any:
         engine = create_engine(url)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         advice = "write sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
+        if isinstance(error, ImportError) and error.name == "psycopg":
+            advice = "pip install 'psycopg[binary]'"
         raise LocalOtaError(f"the store's URL is not understood ({error})", reason="store", advice=advice) from error
     name = engine.dialect.name
     if name not in BEGIN:
