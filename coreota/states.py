@@ -39,24 +39,24 @@ class State(StrEnum):
 class Trigger(StrEnum):
     """What happened."""
 
-    CONNECTED = "connected"
-    DISCONNECTED = "disconnected"
-    NOTHING_PENDING = "nothing pending"
-    JOB_NOTIFIED = "job notified"
-    UPDATE_STARTED = "update started"
-    UPDATE_DEFERRED = "update deferred"
-    TRIAL_FOUND = "trial found"
-    JOB_DECIDED = "job decided"
-    JOB_REPLACED = "job replaced"
-    VERIFIED = "verified"
-    ALREADY_VERIFIED = "already verified"
-    REPORTED = "reported"
-    REPORT_REFUSED = "report refused"
-    TRIAL_FAILED = "trial failed"
-    TRIAL_EXPIRED = "trial expired"
-    UNASKED_TRIAL = "unasked trial"
-    ASK_AGAIN = "ask again"
-    ABORT = "abort"
+    CONNECTED = "connected"  # the link is up
+    DISCONNECTED = "disconnected"  # the link is down
+    NOTHING_PENDING = "nothing pending"  # the provider has no job for us
+    JOB_NOTIFIED = "job notified"  # it has one
+    UPDATE_STARTED = "update started"  # a job was handed out, and its files can be had
+    UPDATE_DEFERRED = "update deferred"  # the policy says: later
+    TRIAL_FOUND = "trial found"  # a job from before the reset was handed out, and its image runs on trial
+    JOB_DECIDED = "job decided"  # its end is known, and has to be reported
+    JOB_REPLACED = "job replaced"  # it is not ours any more: cancelled, or another one comes first
+    VERIFIED = "verified"  # all files are in flash, and are what was signed
+    ALREADY_VERIFIED = "already verified"  # they were, when the job was handed out again
+    REPORTED = "reported"  # the provider has acknowledged our report
+    REPORT_REFUSED = "report refused"  # it would not take it
+    TRIAL_FAILED = "trial failed"  # the image on trial has to go back
+    TRIAL_EXPIRED = "trial expired"  # its time is over
+    UNASKED_TRIAL = "unasked trial"  # an image is on trial that no job asked for
+    ASK_AGAIN = "ask again"  # it is time to ask for a job once more
+    ABORT = "abort"  # the user of the device said so; the next three as well
     SUSPEND = "suspend"
     RESUME = "resume"
     SHUTDOWN = "shutdown"
@@ -121,14 +121,14 @@ def version_code(
 class Start(StrEnum):
     """What to do with a job that start-next handed out."""
 
-    DOWNLOAD = "download"
-    SELF_TEST = "self-test"
-    CONFIRMED = "confirmed"
-    ROLL_BACK = "roll back"
-    TRY_AGAIN = "try again"
-    STATE_MISMATCH = "image-state-mismatch"
-    SAME_FIRMWARE = "same-version"
-    DOWNGRADE = "downgrade"
+    DOWNLOAD = "download"  # begin: nobody did
+    SELF_TEST = "self-test"  # its image runs on trial
+    CONFIRMED = "confirmed"  # its image runs for good: report it
+    ROLL_BACK = "roll back"  # an image is on trial that it did not bring
+    TRY_AGAIN = "try again"  # the old image runs, and the new one lies whole in flash
+    STATE_MISMATCH = "image-state-mismatch"  # its trial ended, and the new image does not run
+    SAME_FIRMWARE = "same-version"  # its image is no newer than the old one
+    DOWNGRADE = "downgrade"  # its image is older
 
 # %% ../nbs/13c_states.ipynb #79b23f3e
 def judge_start(
