@@ -117,6 +117,8 @@ def deploy_line(
     """A record for people."""
     told = record.get("details", {})
     details = ", ".join(f"{name} {value}" for name, value in told.items() if name != "advice")
+    if record.get("status") == "QUEUED" and not details:
+        details = "until it asks, by this name"
     advice = f"\n{'advice':>10}  {told['advice']}" if "advice" in told else ""
     match record["event"]:
         case "ThingCreated":
@@ -277,7 +279,10 @@ def run_status(
 ) -> int:  # The exit status
     """Show one update or all."""
     cloud = Cloud(None if arguments.aws else arguments.api)
-    for record in [update_status(cloud, arguments.id)] if arguments.id else all_updates(cloud):
+    records = [update_status(cloud, arguments.id)] if arguments.id else all_updates(cloud)
+    if not records and not arguments.json:
+        print("there are no updates: coreota deploy makes one")
+    for record in records:
         print(json.dumps(record, default=str) if arguments.json else "\n".join(status_lines(record, bool(arguments.id))))
     return 0
 

@@ -250,6 +250,18 @@ def test_nobody_there(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert "make it: aws iot create-thing-group --thing-group-name none" in run(desk, capsys, *nowhere)[2]
 
 
+def test_what_is_said_where_nothing_is(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """People are told that there is no update, and what a queued thing waits for; a script gets no line."""
+    monkeypatch.setattr("coreota.deploytool.all_updates", lambda cloud: [])
+    assert main(["status", "--api", desk.ready["api"]]) == 0
+    assert capsys.readouterr().out == "there are no updates: coreota deploy makes one\n"
+    assert run(desk, capsys, "status")[:2] == (0, [])
+    waits = {"event": "Thing", "thing": "lamp", "status": "QUEUED", "details": {}}
+    assert deploy_line(waits) == "      lamp  QUEUED  until it asks, by this name"
+
+
 def test_a_patch_that_saves_nothing(desk: Desk) -> None:
     """It is not offered, and that is said."""
     old, words = str(desk.folder / "v1.bin"), desk.deploy_words("--thing", "idle", "--key", "job.key", "--id", "plain")
