@@ -185,7 +185,7 @@ class PahoTransport:
         *,
         client_id: str,  # The thing's name; a broker keeps one connection for each
         tls: ssl.SSLContext | None = None,  # None: no TLS
-        keepalive: int = 30,  # Seconds
+        keepalive: int = 30,  # Seconds, 0 to 65535, after which a silent client says that it lives; 0: never
         username: str | None = None,
         password: str | None = None,
         shortest_wait: float = 1.0,  # Seconds before the first try to connect again
@@ -195,6 +195,8 @@ class PahoTransport:
         max_queue: int = 1000,  # Messages kept while they can't be sent; then the oldest go
         patient: bool = False,  # True: an address where nobody answers at the start is no error, but tried again
     ) -> None:
+        if not 0 <= keepalive <= 65_535:  # it travels in two bytes
+            raise LocalOtaError(f"keepalive is {keepalive} s", reason="config", advice="take 0 to 65535")
         self.host, self.port, self.keepalive = host, port, keepalive
         self.answer_timeout, self.max_queue = answer_timeout, max_queue
         self.shortest_wait, self.longest_wait, self.random = shortest_wait, longest_wait, random or Random()

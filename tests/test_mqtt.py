@@ -119,6 +119,13 @@ def test_nobody_there() -> None:
         PahoTransport("127.0.0.1", 1, client_id="lost")
 
 
+@pytest.mark.parametrize("keepalive", [-1, 86_400])
+def test_a_keepalive_that_mqtt_cannot_carry(keepalive: int) -> None:
+    """Refused before anything is connected, with what would be right."""
+    with pytest.raises(LocalOtaError, match="take 0 to 65535"):
+        PahoTransport("127.0.0.1", 1, client_id="x", keepalive=keepalive, patient=True)
+
+
 def test_alpn_tells_mqtt_from_its_neighbours(mosquitto_tls: TlsBroker) -> None:
     """On port 443 the TLS handshake says which protocol is meant; the client shows its certificate."""
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(mosquitto_tls.ca))
