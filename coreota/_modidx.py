@@ -238,6 +238,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'coreota.certstool.existing': ('certstool.html#existing', 'coreota/certstool.py'),
                                    'coreota.certstool.lines_for': ('certstool.html#lines_for', 'coreota/certstool.py'),
                                    'coreota.certstool.make_certificates': ('certstool.html#make_certificates', 'coreota/certstool.py'),
+                                   'coreota.certstool.names_of': ('certstool.html#names_of', 'coreota/certstool.py'),
                                    'coreota.certstool.run_certs': ('certstool.html#run_certs', 'coreota/certstool.py'),
                                    'coreota.certstool.signing_pair': ('certstool.html#signing_pair', 'coreota/certstool.py'),
                                    'coreota.certstool.write_new': ('certstool.html#write_new', 'coreota/certstool.py')},

@@ -69,6 +69,28 @@ def broker_of(kind: str, pki: Path) -> Iterator[tuple[int, int]]:
             yield port, port
 
 
+def test_names_of_the_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed is what stands in the certificate; a name that came too late is refused."""
+    pki, away = tmp_path / "pki", tmp_path / "away"
+    assert main(["certs", str(pki), "--thing", "lamp", "--host", "192.0.2.7", "--host", "broker.example"]) == 0
+    first = capsys.readouterr().out
+    assert "the broker, called broker.example, 192.0.2.7, localhost, 127.0.0.1, ::1" in first
+    assert f"provider  coreota provider --tls {pki} --mqtt-host 0.0.0.0 --name 192.0.2.7" in first
+    assert "listener 8883 0.0.0.0" in (pki / "mosquitto.conf").read_text()
+    assert main(["certs", str(pki), "--thing", "door", "--host", "192.0.2.7"]) == 0
+    assert "kept  broker.crt broker.key" in (again := capsys.readouterr().out)
+    assert again.splitlines()[-5] == first.splitlines()[-5]
+    before = (pki / "broker.crt").read_bytes()
+    assert main(["certs", str(pki), "--host", "other.example"]) == 2
+    assert "broker.crt is there already, and is not for other.example" in capsys.readouterr().err
+    (pki / "broker.crt").write_bytes(b"none")
+    assert main(["certs", str(pki)]) == 2
+    assert "broker.crt names no host" in capsys.readouterr().err
+    (pki / "broker.crt").write_bytes(before)
+    assert main(["certs", str(away)]) == 0
+    assert "listener 8883 127.0.0.1" in (away / "mosquitto.conf").read_text()
+
+
 both = pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
 
 
