@@ -8,7 +8,8 @@ from myst_parser.mdit_to_docutils.base import default_slugify
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "nbs"
 CELLS = json.loads((NOTEBOOKS / "93_glossary.ipynb").read_text("utf-8"))["cells"]
-ROWS = re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \| \[.+?\]\((.+?)\) \|$", "".join(CELLS[-2]["source"]), re.MULTILINE)
+WORDS = next("".join(cell["source"]) for cell in CELLS if "| Term |" in "".join(cell["source"]))
+ROWS = re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \| \[.+?\]\((.+?)\) \|$", WORDS, re.MULTILINE)
 
 
 def headings(name: str) -> set[str]:
