@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Incoming', 'STILL', 'Connected', 'Disconnected', 'unfetched', 'Transport', 'Clock', 'VirtualClock', 'hand_in', 'step',
-           'run', 'Link', 'PerfectLink', 'Web', 'LocalBroker', 'LocalTransport', 'take_turn', 'simulate']
+           'run', 'Link', 'PerfectLink', 'Agenda', 'Web', 'LocalBroker', 'LocalTransport', 'take_turn', 'simulate']
 
 # %% ../nbs/13_transport.ipynb #d8087fb4
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from .errors import LocalOtaError
 from .topics import Endpoint, Fetch, Fetched, Message, Outgoing, Subscribe, Unsubscribe, topic_matches
@@ -117,6 +117,35 @@ class PerfectLink:
         """Now."""
         return (now,)
 
+# %% ../nbs/13_transport.ipynb #3bdaae08
+_T = TypeVar("_T")
+
+
+class Agenda(Generic[_T]):
+    """What is due at a time; of those at one time, what was put in first."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[float, int, _T]] = []
+        self._count = 0
+
+    def put(self, when: float, item: _T) -> None:
+        """Let it be due then."""
+        self._count += 1
+        heapq.heappush(self._items, (when, self._count, item))
+
+    def next(self) -> float | None:
+        """When the next one is due; None: nothing is left."""
+        return self._items[0][0] if self._items else None
+
+    def take(self, now: float) -> Iterator[_T]:
+        """Take out what is due by now, also what is put in meanwhile."""
+        while self._items and self._items[0][0] <= now:
+            yield heapq.heappop(self._items)[2]
+
+    def clear(self) -> None:
+        """Forget it all."""
+        self._items.clear()
+
 # %% ../nbs/13_transport.ipynb #734797be
 class Web(Protocol):
     """Web servers in memory."""
@@ -159,17 +188,16 @@ class LocalTransport:
     def __init__(self, broker: LocalBroker, name: str) -> None:
         self.broker, self.name, self.online = broker, name, True
         self.filters: dict[str, None] = {}
-        self._inbox: list[tuple[float, int, Incoming]] = [(broker.clock.now(), 0, Connected())]
-        self._count = 0
+        self._inbox = Agenda[Incoming]()
+        self.enqueue(broker.clock.now(), Connected())
 
     def enqueue(self, when: float, item: Incoming) -> None:
         """Put something into the inbox, to be found there at a time."""
-        self._count += 1
-        heapq.heappush(self._inbox, (when, self._count, item))
+        self._inbox.put(when, item)
 
     def next_arrival(self) -> float | None:
         """When the next item arrives."""
-        return self._inbox[0][0] if self._inbox else None
+        return self._inbox.next()
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:
         """Subscribe and publish; while offline, nothing gets through."""
@@ -189,10 +217,7 @@ class LocalTransport:
 
     def receive(self, timeout: float | None = None) -> list[Incoming]:
         """What has arrived by now; never waits."""
-        now, items = self.broker.clock.now(), []
-        while self._inbox and self._inbox[0][0] <= now:
-            items.append(heapq.heappop(self._inbox)[2])
-        return items
+        return list(self._inbox.take(self.broker.clock.now()))
 
     def disconnect(self, reason: str = "cut") -> None:
         """Lose the connection: subscriptions and all that is under way are gone."""

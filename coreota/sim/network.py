@@ -6,7 +6,6 @@
 __all__ = ['Bucket', 'NetworkTransport', 'NetworkBroker']
 
 # %% ../../nbs/16c_network.ipynb #e70e7616
-import heapq
 from collections.abc import Callable, Mapping
 from math import inf
 from random import Random
@@ -15,7 +14,7 @@ from ..errors import LocalOtaError
 from ..mqtt import quality
 from .link import Conditions, Path, wire_size
 from ..topics import Message, topic_matches
-from ..transport import Clock, Incoming, LocalBroker, LocalTransport, Web
+from ..transport import Agenda, Clock, Incoming, LocalBroker, LocalTransport, Web
 
 # %% ../../nbs/16c_network.ipynb #e75eb699
 class Bucket:
@@ -110,8 +109,7 @@ class NetworkBroker(LocalBroker):
         super().__init__(clock, None, web)
         self.links, self.random = links, Random(seed)
         self.on_fate: Callable[[str, Message, bool], None] = lambda client, message, lost: None  # Of each message to a client
-        self._events: list[tuple[float, int, Callable[[], object]]] = []
-        self._count = 0
+        self._events = Agenda[Callable[[], object]]()
 
     def connect(self, name: str) -> NetworkTransport:
         """A client's connection, and its outages."""
@@ -125,17 +123,16 @@ class NetworkBroker(LocalBroker):
 
     def at(self, when: float, action: Callable[[], object]) -> None:
         """Let something happen at a time."""
-        self._count += 1
-        heapq.heappush(self._events, (when, self._count, action))
+        self._events.put(when, action)
 
     def next_event(self) -> float | None:
         """When the next thing happens."""
-        return self._events[0][0] if self._events else None
+        return self._events.next()
 
     def happen(self) -> None:
         """Let happen what is due."""
-        while self._events and self._events[0][0] <= self.clock.now():
-            heapq.heappop(self._events)[2]()
+        for action in self._events.take(self.clock.now()):
+            action()
 
     def publish(self, sender: str, message: Message) -> None:
         """Take a message from a client: it arrives later, and perhaps not at all."""
