@@ -8,6 +8,7 @@ __all__ = ['API', 'CERTIFICATE', 'FILE_NAME', 'LOCAL_ROLE', 'Show', 'Cloud', 'to
 
 # %% ../nbs/17ea_deployment.ipynb #84160bbf
 import base64
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,8 @@ class Cloud:
         except ImportError as error:
             raise server_extra(error) from error
         self.aws = api is None
-        session = boto3.session.Session() if self.aws else boto3.session.Session("coreota", "coreota", region_name="us-east-1")
+        region = os.environ.get("AWS_REGION")  # As the aws command line takes it, and boto3 alone does not
+        session = boto3.session.Session(region_name=region) if self.aws else boto3.session.Session("coreota", "coreota", region_name="us-east-1")
         config = None if self.aws else Config(retries={"total_max_attempts": 2}, connect_timeout=5)
         with told("connect"):
             self.iot: Any = session.client("iot", endpoint_url=api, config=config)

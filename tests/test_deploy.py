@@ -172,9 +172,10 @@ def test_aws(desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     """With --aws everything comes from the environment; things and buckets are not made in passing."""
     for name, value in {
         "AWS_ENDPOINT_URL": desk.ready["api"], "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-central-1", "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_REGION": "eu-central-1", "AWS_CONFIG_FILE": "/nowhere",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)  # Which is all that boto3 itself looks at
     words = ["deploy", str(desk.folder / "v2.bin"), "--aws", "--key", str(desk.folder / "job.key"), "--json"]
     words += ["--bucket", "of-mine", "--role-arn", "arn:aws:iam::123456789012:role/ota", "--no-wait"]
     words += ["--thing", "heater", "--id", "u6"]
