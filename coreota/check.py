@@ -112,7 +112,7 @@ def check(
         if type(got[1]) is type(expected[1]) and _same(got[0], expected[0]):
             agreed += 1
         elif not difference:
-            shown = ", ".join(_short(argument, most=60) for argument in arguments)
+            shown = ", ".join(_short(argument, most=200) for argument in arguments)
             difference = f"{name}({shown}) {_difference(got, expected)}"
     difference += "; is a `return` missing?" if mute and difference else ""
     return Verdict(name, answered=True, agreed=agreed, cases=len(cases), difference=difference)
