@@ -373,6 +373,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'coreota.deployment.Deploy': ('deployment.html#deploy', 'coreota/deployment.py'),
                                     'coreota.deployment.Deploy.__init__': ('deployment.html#deploy.__init__', 'coreota/deployment.py'),
                                     'coreota.deployment.Deploy._created': ('deployment.html#deploy._created', 'coreota/deployment.py'),
+                                    'coreota.deployment.Deploy.check_new': ('deployment.html#deploy.check_new', 'coreota/deployment.py'),
                                     'coreota.deployment.Deploy.run': ('deployment.html#deploy.run', 'coreota/deployment.py'),
                                     'coreota.deployment.Deploy.targets': ('deployment.html#deploy.targets', 'coreota/deployment.py'),
                                     'coreota.deployment.Deploy.upload': ('deployment.html#deploy.upload', 'coreota/deployment.py'),

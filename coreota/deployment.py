@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -212,6 +212,7 @@ class Deploy:
 
     def run(self) -> str:
         """Sign, upload and create; the job's id. Raises LocalOtaError and OSError."""
+        self.check_new()
         key = f"{self.deployment.update_id}/{self.deployment.image.name}"
         patches = made_patches(self.deployment, key)
         for old in (path for path in self.deployment.olds if path not in [patch.old for patch in patches]):
@@ -225,6 +226,13 @@ class Deploy:
         job_id = answer.get("awsIotJobId") or self._created()
         self.show({"event": "Created", "id": self.deployment.update_id, "job": job_id, "targets": [*self.deployment.things, *self.deployment.groups]})
         return str(job_id)
+
+    def check_new(self) -> None:
+        """Raises LocalOtaError where there is such an update: its file would be replaced under its devices."""
+        name, iot = self.deployment.update_id, self.cloud.iot
+        with told(f"look for the update {name}"), suppress(iot.exceptions.ResourceNotFoundException):
+            iot.get_ota_update(otaUpdateId=name)
+            raise LocalOtaError(f"there is an update {name} already", reason="update-exists", advice="take another --id")
 
     def targets(self) -> list[str]:
         """The ARNs of things and groups; raises LocalOtaError."""

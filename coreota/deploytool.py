@@ -247,7 +247,10 @@ def deployment_of(
     key = None
     if arguments.key is not None:
         password = os.environ.get("COREOTA_KEY_PASSWORD", "").encode() or None
-        key = load_private_key(read_file(arguments.key, "the key"), password)
+        try:
+            key = load_private_key(read_file(arguments.key, "the key"), password)
+        except LocalOtaError as error:
+            raise LocalOtaError(f"{arguments.key.name}: {error.message}", reason=error.reason, advice="give a PEM file, and its password in COREOTA_KEY_PASSWORD") from error
     return Deployment(
         arguments.image, key, arguments.thing, arguments.group, arguments.id or new_update_id(arguments.image, now), arguments.profile,
         arguments.certificate, arguments.file_name, arguments.protocol or ("MQTT",), arguments.bucket or "firmware", arguments.role_arn,

@@ -223,7 +223,7 @@ WRONG = {
     "wrong id": (["--thing", "x", "--key", "job.key", "--id", "a b"], "otaUpdateId"),
     "wrong thing": (["--thing", "a b", "--key", "job.key"], "thingName"),
     "no profile": (["--thing", "x", "--profile", "none"], "there is no signing profile 'none'"),
-    "id is taken": (["--thing", "x", "--key", "job.key", "--id", "u8"], "there is an OTA update u8 already"),
+    "id is taken": (["--thing", "x", "--key", "job.key", "--id", "u8"], "there is an update u8 already"),
 }
 
 
@@ -249,6 +249,19 @@ def test_nobody_there(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no file" in run(desk, capsys, "deploy", "none.bin", "--thing", "x", "--key", "y")[2]
     nowhere = ("deploy", str(desk.folder / "v2.bin"), "--group", "none", "--key", str(desk.folder / "job.key"))
     assert "make it: aws iot create-thing-group --thing-group-name none" in run(desk, capsys, *nowhere)[2]
+
+
+def test_an_id_that_is_taken(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file of the update that is there stays what it was."""
+    first, second = ([str(desk.folder / f"v{n}.bin"), "--thing", "twice", "--id", "taken", "--no-wait"] for n in (1, 2))
+    assert run(desk, capsys, "deploy", *first, "--key", str(desk.folder / "job.key"))[0] == 0
+    held = desk.folder / "state/artifacts/firmware/taken"
+    (held / "v1.bin").rename(held / "v2.bin")
+    status, records, errors = run(desk, capsys, "deploy", *second, "--key", str(desk.folder / "job.key"))
+    assert (status, records, errors) == (2, [], "coreota: there is an update taken already: take another --id\n")
+    assert (held / "v2.bin").read_bytes() == (desk.folder / "v1.bin").read_bytes()
+    status, _, errors = run(desk, capsys, "deploy", *second, "--key", str(desk.folder / "v1.bin"))
+    assert (status, errors.count("its password in COREOTA_KEY_PASSWORD")) == (2, 1)
 
 
 def test_what_is_said_where_nothing_is(
