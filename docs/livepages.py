@@ -96,7 +96,8 @@ def bundle(target: Path) -> None:
                 with zipfile.ZipFile(wheel) as content:
                     for item in content.namelist():
                         archive.writestr(item, content.read(item))
-            archive.write(SOURCES / "kernel.py", "kernel.py")
+            for name in ("kernel.py", "ipywidgets.py"):
+                archive.write(SOURCES / name, name)
             pack(archive, SOURCES / "cryptography_standin", "cryptography", "*.py")
             pack(archive, ROOT / "coreota", "coreota", "*.py")
             pack(archive, ROOT / "nbs/data", "nbs/data", "*")

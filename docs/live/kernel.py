@@ -7,10 +7,13 @@ import linecache
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from types import ModuleType
 from typing import Any
+
+import ipywidgets
 
 # Brackets nested by the thousand overflow the stack of the scanner in C, and end Python; the one in Python raises
 setattr(json.scanner, "make_scanner", json.scanner.py_make_scanner)  # type: ignore[attr-defined]  # noqa: B010
@@ -77,8 +80,11 @@ def members(value: Any) -> list[Any]:
         return list(value)
 
 
-def shown(value: object) -> dict[str, str]:
-    """What a page shows for a value: a drawing, a table, or text."""
+def shown(value: object) -> dict[str, Any]:
+    """What a page shows for a value: controls, a drawing, a table, or text."""
+    if isinstance(value, ipywidgets.Widget):
+        parts = {one.number: [shown(one.result())] for one in ipywidgets.inner(value)}
+        return {"kind": "widget", "text": "", "tree": value.tree(), "parts": parts}
     for kind, name in (("svg", "_repr_svg_"), ("html", "_repr_html_")):
         method = getattr(type(value), name, None)
         if method is not None and (text := method(value)) is not None:
@@ -112,16 +118,21 @@ class Kernel:
     """What the cells of a page have defined."""
 
     def __init__(self) -> None:
+        ipywidgets.WIDGETS.clear()
         self.module = ModuleType("__main__")
         sys.modules["__main__"] = self.module  # a class of a cell is looked up there
 
-    def run(self, source: str, number: int) -> list[dict[str, str]]:
+    def run(self, source: str, number: int) -> list[dict[str, Any]]:
         """Run a cell: what it prints, and what its last line is worth or what went wrong."""
-        printed, name = StringIO(), f"cell {number}"
-        outputs: list[dict[str, str]] = []
+        return self.watched(lambda name: execute(source, name, self.module.__dict__), f"cell {number}")
+
+    def watched(self, action: Callable[[str], object], name: str) -> list[dict[str, Any]]:
+        """Do something, and give what the page shows for it."""
+        printed = StringIO()
+        outputs: list[dict[str, Any]] = []
         try:
             with redirect_stdout(printed), redirect_stderr(printed):
-                value = execute(source, name, self.module.__dict__)
+                value = action(name)
                 if value is not None:
                     outputs.append(shown(value))
         except BaseException as error:  # whatever a reader's cell does, the page goes on
@@ -134,3 +145,10 @@ class Kernel:
     def run_to_json(self, source: str, number: int) -> str:
         """The same as text, for worker.js."""
         return json.dumps(self.run(source, number))
+
+    def moved_to_json(self, number: int, value: Any) -> str:
+        """A control was moved: what all controls are set to now, and what is shown anew, by their numbers."""
+        fresh = ipywidgets.moved(number, value)
+        parts = {one.number: self.watched(lambda _, one=one: one.result(), "") for one in fresh}  # type: ignore[misc]
+        values = {n: w.tree()["value"] for n, w in ipywidgets.WIDGETS.items() if isinstance(w, ipywidgets.Valued)}
+        return json.dumps({"parts": parts, "values": values})

@@ -1,5 +1,6 @@
-// Python in a thread of its own. It is told { number, source } and answers { number, outputs }; it is told { reset: true }
-// and forgets what the cells defined. It says { state } while it loads, and { failed } where it cannot.
+// Python in a thread of its own. It is told { number, source } and answers { number, outputs }; told that a control was moved,
+// { control, value }, it answers { parts, values }; told { reset: true } it forgets what the cells defined. It says { state }
+// while it loads, and { failed } where it cannot.
 import { loadPyodide } from "./pyodide.mjs";
 
 const fetched = async (name) => {
@@ -35,10 +36,10 @@ onmessage = async ({ data }) => {
     return;
   }
   try {
-    const run = python.runPython("kernel.run_to_json");
-    const outputs = JSON.parse(run(data.source, data.number));
-    run.destroy();
-    postMessage({ number: data.number, outputs });
+    const kernel = python.globals.get("kernel");
+    if (data.control !== undefined) postMessage(JSON.parse(kernel.moved_to_json(data.control, data.value)));
+    else postMessage({ number: data.number, outputs: JSON.parse(kernel.run_to_json(data.source, data.number)) });
+    kernel.destroy();
   } catch (error) { // Python itself came to its end, for instance where the stack overflows
     postMessage({ failed: String(error.message ?? error) });
   }

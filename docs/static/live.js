@@ -28,6 +28,8 @@ class Live {
     this.button.textContent = "Stop";
     document.body.classList.add("live");
     this.waiting = new Map();
+    this.moves = new Map();
+    this.drawing = false;
     this.queue = Promise.resolve();
     const place = new URL("live/worker.js", document.getElementById("live-script").src);
     this.worker = new Worker(place, { type: "module" });
@@ -35,6 +37,7 @@ class Live {
     this.worker.onmessage = ({ data }) => {
       if (data.failed) this.fail(data.failed);
       else if (data.state) this.say(`${data.state} …`);
+      else if (data.parts) this.show(data);
       else this.waiting.get(data.number)?.(data.outputs);
     };
     for (const cell of this.cells) cell.open();
@@ -52,6 +55,33 @@ class Live {
     for (const cell of this.cells) cell.close();
     this.button.textContent = "Run this page";
     this.say("Stopped. What the cells defined is forgotten; what they show stays.");
+  }
+
+  // A control was moved. While Python draws, only the latest place of each control waits.
+  move(control, value) {
+    if (!this.worker) return;
+    this.moves.set(control, value);
+    if (this.moves.size === 1 && !this.drawing) this.next();
+  }
+
+  next() {
+    const [move] = this.moves;
+    this.drawing = move !== undefined;
+    if (!move) return;
+    this.moves.delete(move[0]);
+    this.worker.postMessage({ control: move[0], value: move[1] });
+  }
+
+  show({ parts, values }) {
+    for (const [number, outputs] of Object.entries(parts)) {
+      for (const place of document.querySelectorAll(`[data-part="${number}"]`)) place.replaceChildren(...outputs.map((one) => drawn(one, this)));
+    }
+    for (const [number, value] of Object.entries(values)) {
+      for (const control of document.querySelectorAll(`[data-control="${number}"]`)) {
+        if (!this.moves.has(Number(number))) control.set(value);
+      }
+    }
+    this.next();
   }
 
   // Run a cell, and before it those that were not run yet.
@@ -79,7 +109,7 @@ class Live {
       worker.postMessage({ number, source: cell.source });
     });
     this.waiting.delete(number);
-    cell.end(outputs);
+    cell.end(outputs, this);
   }
 }
 
@@ -161,7 +191,7 @@ class Cell {
     this.element.classList.add("live-running");
   }
 
-  end(outputs) {
+  end(outputs, live) {
     this.done = true;
     this.queued = false;
     this.element.classList.remove("live-running");
@@ -181,25 +211,65 @@ class Cell {
       place.append(note);
       return;
     }
-    place?.replaceChildren(...outputs.map(drawn));
+    place?.replaceChildren(...outputs.map((one) => drawn(one, live)));
   }
 }
 
+const element = (name, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+};
+
 // What a cell shows, as a piece of the page.
-const drawn = ({ kind, text }) => {
-  const piece = document.createElement("div");
-  piece.className = `output live-${kind}`;
-  if (kind === "svg" || kind === "html") {
-    piece.innerHTML = text;
-    return piece;
-  }
-  const inner = document.createElement("pre");
-  inner.textContent = text;
-  const box = document.createElement("div");
-  box.className = "highlight";
-  box.append(inner);
-  piece.append(box);
+const drawn = (output, live) => {
+  const { kind, text } = output;
+  const piece = element("div", { className: `output live-${kind}` });
+  if (kind === "widget") piece.append(control(output.tree, output.parts, live));
+  else if (kind === "svg" || kind === "html") piece.innerHTML = text;
+  else piece.append(element("div", { className: "highlight" }, element("pre", { textContent: text })));
   return piece;
+};
+
+// A control of docs/live/ipywidgets.py, as a browser's own. `set` shows a value that Python gave it.
+const control = (tree, parts, live) => {
+  const { widget, number, description, options } = tree;
+  if (tree.children) {
+    const box = element("div", { className: `live-box live-${widget}` }, ...tree.children.map((one) => control(one, parts, live)));
+    if (parts[number]) {
+      const part = element("div", {}, ...parts[number].map((one) => drawn(one, live)));
+      part.dataset.part = number;
+      box.append(part);
+    }
+    return box;
+  }
+  if (widget === "Button") {
+    return element("button", { type: "button", textContent: description, onclick: () => live.move(number, null) });
+  }
+  if (widget === "ToggleButtons") {
+    const made = options.map((text, place) => element("button", { type: "button", textContent: text, onclick: () => live.move(number, place) }));
+    const row = element("div", { className: "live-HBox" }, element("span", { textContent: description }), ...made);
+    row.set = (value) => made.forEach((one, place) => one.setAttribute("aria-pressed", place === value));
+    row.dataset.control = number;
+    row.set(tree.value);
+    return row;
+  }
+  const range = options ? { min: 0, max: options.length - 1, step: 1 } : tree;
+  const slider = element("input", { type: "range", min: range.min, max: range.max, step: range.step, value: tree.value });
+  const value = element("output");
+  const row = element("label", { className: "live-HBox" }, element("span", { textContent: description }), slider, value);
+  const say = () => (value.textContent = options ? options[slider.value] : slider.value);
+  row.set = (fresh) => {
+    slider.value = fresh;
+    say();
+  };
+  slider.addEventListener("input", () => {
+    say();
+    live.move(number, Number(slider.value));
+  });
+  row.dataset.control = number;
+  say();
+  return row;
 };
 
 document.addEventListener("DOMContentLoaded", () => {
