@@ -77,7 +77,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
     page = context.new_page()
-    page.set_default_timeout(240_000)  # Python's start, on a busy machine
+    page.set_default_timeout(120_000)  # Python's start, on a busy machine
     yield page
     context.close()
 
@@ -112,7 +112,7 @@ def python(address: str, browser: Browser) -> Iterator[Page]:
     """A page with one worker, which runs chapter after chapter."""
     context = browser.new_context()
     page = context.new_page()
-    page.set_default_timeout(240_000)
+    page.set_default_timeout(120_000)
     page.goto(f"{address}/search.html")
     yield page
     context.close()
@@ -167,6 +167,36 @@ def test_a_cell_runs_those_above_it_and_stop_forgets(address: str, page: Page) -
     page.evaluate("live.runUpTo(3)")
     page.wait_for_function("live.cells[3].done")
     assert page.evaluate("live.cells.map((cell) => Boolean(cell.done))").index(False) == 4
+
+
+def test_controls_draw_anew(address: str, page: Page) -> None:
+    """Slider, choice and button each change the picture; what a button sets, a slider shows."""
+    page.goto(f"{address}/04_blocks.html")
+    cell = page.locator("div.cell", has=page.locator("div.cell_input pre", has_text="def explore")).first
+    source = cell.locator("div.cell_input pre")
+    page.evaluate("live.start()")
+    source.fill(source.inner_text().replace("\ngrowth()", "\nexplore()"))
+    source.press("Shift+Enter")
+    picture = cell.locator(".live-widget svg")
+    assert picture.get_attribute("aria-label") == "the bitmap of a download, eight times: 143 received, 105 missing"
+    cell.get_by_label("block_size").press("ArrowRight")
+    assert cell.locator("output").all_inner_texts() == ["0.2", "2048", "5"]
+    cell.locator("svg[aria-label*='72 received, 56 missing']").wait_for()
+
+    page.goto(f"{address}/11a_flashmap.html")
+    cell = page.locator("div.cell", has=page.locator("div.cell_input pre", has_text="def stepper")).first
+    source = cell.locator("div.cell_input pre")
+    page.evaluate("live.start()")
+    source.fill(source.inner_text().replace("\nshow_step()", "\nstepper()"))
+    source.press("Shift+Enter")
+    cell.get_by_role("button", name="step", exact=True).click()
+    cell.locator("svg[aria-label^='1 of 60']").wait_for()
+    assert cell.get_by_label("operations").input_value() == "1"
+    cell.get_by_label("operations").press("End")
+    cell.locator("svg[aria-label^='60 of 60']").wait_for()
+    cell.get_by_role("button", name="step", exact=True).click()  # there is nothing after it
+    cell.get_by_role("button", name="back", exact=True).click()
+    cell.locator("svg[aria-label^='59 of 60']").wait_for()
 
 
 def test_new_lines_keep_their_indentation(address: str, page: Page) -> None:

@@ -33,6 +33,7 @@ def shown(chapter: str, cells: list[str]) -> list[Any]:
 @pytest.mark.parametrize(
     ("chapter", "needed", "box", "inner", "move"),
     [
+        ("04_blocks", (), "box = explore()", "box", "box.children[1].value = 2048"),
         (
             "19_throughput",
             ("from coreota.viz import", "class Recorder", "def fates", "def explore"),
@@ -43,7 +44,7 @@ def shown(chapter: str, cells: list[str]) -> list[Any]:
         ("11a_flashmap", (), "box = stepper()", "box.children[1]", "box.children[0].children[1].click()"),
         ("11a_flashmap", (), "box = cutter()", "box", "box.children[0].value = 20"),
     ],
-    ids=["explore", "stepper", "cutter"],
+    ids=["bitmap", "dots", "stepper", "cutter"],
 )
 def test_moved_it_draws_another_picture(chapter: str, needed: tuple[str, ...], box: str, inner: str, move: str) -> None:
     look = DRAWN.format(inner)
