@@ -19,8 +19,10 @@ from typing import Any
 import cbor2
 
 # %% ../nbs/17i_benchtool.ipynb #143258ef
+from .blocks import MAX_BLOCK, MIN_BLOCK
 from .codec import Codec, DataBlock, codec_named
 from .devicebench import memory_rows, profile_rows
+from .errors import LocalOtaError
 
 # %% ../nbs/17i_benchtool.ipynb #abcc3661
 C_LIBRARY: Mapping[tuple[str, int], tuple[int, int]] = {("cbor", 4096): (1_400_000, 2_800_000), ("json", 4096): (39_000, 98_000)}
@@ -188,6 +190,9 @@ def run_bench(
     arguments: argparse.Namespace,
 ) -> int:  # The exit status: 0
     """Measure, and print tables or rows."""
+    for size in arguments.block_size or ():
+        if not MIN_BLOCK <= size <= MAX_BLOCK:
+            raise LocalOtaError(f"--block-size {size}", reason="config", advice=f"take {MIN_BLOCK} to {MAX_BLOCK}")
     names = list(BENCHES) if arguments.bench == "all" else [arguments.bench]
     rows: list[dict[str, Any]] = []
     for name in names:

@@ -256,12 +256,14 @@ WORKERS: Mapping[str, Callable[[Address, Iterator[Any]], Iterator[Any]]] = {
 # %% ../nbs/17hab_benchworkers.ipynb #c80245c1
 def work() -> None:
     """What a worker's process runs: a line with its role and the broker's address, then a line for each task."""
-    first = json.loads(sys.stdin.readline())
     try:
+        first = json.loads(sys.stdin.readline())
         for answer in WORKERS[first["role"]](Address(**first["address"]), map(json.loads, sys.stdin)):
             say(answer)
     except OtaError as error:
-        say({"error": str(error)})
+        say({"error": error.message, "advice": error.advice})
+    except KeyboardInterrupt:
+        pass  # Ctrl-C reaches every process of a terminal; the one who started this one says so
 
 # %% ../nbs/17hab_benchworkers.ipynb #dd8efe45
 class Worker:
@@ -286,7 +288,8 @@ class Worker:
         line = self._process.stdout.readline()
         answer = json.loads(line) if line else {"error": "it has ended"}
         if "error" in answer:
-            raise LocalOtaError(f"the {self.role}: {answer['error']}", reason="bench", advice="run it again, or with fewer bytes")
+            advice = answer.get("advice") or "run it again, or with fewer bytes"
+            raise LocalOtaError(f"the {self.role}: {answer['error']}", reason="bench", advice=advice)
         return answer
 
     def close(self) -> None:

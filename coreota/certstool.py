@@ -229,6 +229,8 @@ def run_certs(
     """Make what is missing, and say what to pass where."""
     hosts = list(dict.fromkeys([*(arguments.host or ()), *LOOPBACK]))  # The provider beside the broker calls it by these
     ports = arguments.port, arguments.provider_port
+    if not all(1 <= port <= 65_535 for port in ports) or ports[0] == ports[1]:
+        raise LocalOtaError(f"--port {ports[0]} and --provider-port {ports[1]}", reason="config", advice="take two of 1 to 65535")
     made = make_certificates(arguments.folder, arguments.thing or [], hosts, now=datetime.now(UTC), days=arguments.days, ports=ports)
     if arguments.json:
         print(json.dumps([{"what": one.what, "made": one.made, "files": [str(arguments.folder / name) for name in one.files]} for one in made]))

@@ -278,6 +278,8 @@ class Demo:
         path = self.options.flash
         if path is None:
             return NorFlash(size), True
+        if path.is_dir():
+            raise LocalOtaError(f"{path} is a folder", reason="flash", advice="give the name of a new file in it")
         is_new = not path.exists() or path.stat().st_size == 0
         if not is_new and path.stat().st_size != size:
             raise LocalOtaError(

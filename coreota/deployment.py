@@ -26,7 +26,7 @@ from .errors import LocalOtaError
 from .gateway import read_file
 from .patch import SequentialPatch
 from .patchroom import SEQUENTIAL, patch_path
-from .providertool import server_extra
+from .providertool import server_extra, web_url
 from .signing import PrivateKey, sign
 
 # %% ../nbs/17ea_deployment.ipynb #bf1c894f
@@ -41,6 +41,7 @@ class Cloud:
         api: str | None,  # URL of a provider's API; None: AWS, as the environment says
         s3: str | None = None,  # URL of the S3 where that provider has its firmware; None: the provider itself
     ) -> None:
+        api, s3 = web_url("--api", api), web_url("--s3-endpoint", s3)
         try:
             import boto3
             from botocore.config import Config

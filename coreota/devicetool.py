@@ -26,7 +26,6 @@ from .config import OtaConfig
 from .device import Device
 from .errors import LocalOtaError
 from .gateway import CommandSelfTest, GatewayFlash, image_key, read_file, record_of, words
-from .httptransport import HttpTransport
 from .image import Hardware
 from .journal import Journal
 from .mqtt import AWS_ALPN, PahoTransport, SystemClock, tls_context
@@ -133,6 +132,8 @@ class DeviceProgram:
 
     def run(self) -> int:
         """0: ended as asked, and no job failed; 1: a job failed (with `once`). LocalOtaError: it can't run so."""
+        from coreota.httptransport import HttpTransport  # here, since its library takes long to load and no other command needs it
+
         options = self.options
         verifier = job_verifier(options)
         with GatewayFlash(options.flash, options.flash_size) as flash:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['slot_lines', 'dump_lines', 'opened', 'tell', 'run_show', 'operations', 'run_boot', 'run_call', 'run_confirm',
-           'run_pending', 'mode_named', 'add_flash_command']
+           'run_pending', 'mode_named', 'whole', 'add_flash_command']
 
 # %% ../nbs/17c_flashtool.ipynb #4f6130aa
 import argparse
@@ -198,6 +198,16 @@ def mode_named(
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BootMode)}{why}")
     return BootMode(text)
 
+# %% ../nbs/17c_flashtool.ipynb #0dd6b013
+def whole(
+    text: str,
+) -> int:
+    """A number of the command line; argparse.ArgumentTypeError says how to write one."""
+    try:
+        return number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on, such as 4096 or 0x1000") from None
+
 # %% ../nbs/17c_flashtool.ipynb #5ddf924f
 def add_flash_command(
     commands: Any,  # Of an ArgumentParser: what add_subparsers returned
@@ -219,7 +229,7 @@ def add_flash_command(
     action("show", run_show, "print the map, headers, trailers and what the next boot does; the file is not changed")
     boot = action("boot", run_boot, "boot the dump once; exit status 0: an image runs, 1: none does, 2: it cannot be tried so, 3: the power was cut")
     boot.add_argument("--key", type=Path, action="append", metavar="PUB", help="PEM or DER: a public key that images may be signed for; may be given again")
-    boot.add_argument("--cut", type=number, metavar="N", help="the power fails after so many operations of the flash; they are kept in the file")
+    boot.add_argument("--cut", type=whole, metavar="N", help="the power fails after so many operations of the flash; they are kept in the file")
     boot.add_argument("--downgrade", type=DowngradePolicy, choices=list(DowngradePolicy), help="what is refused as too old (allow: nothing)")
     boot.add_argument("--bootstrap", action="store_true", help="fill an empty primary slot from the secondary one")
     confirm = action("confirm", run_confirm, "keep the running image, as its application would")
@@ -235,9 +245,9 @@ def _map_options() -> argparse.ArgumentParser:
     options.add_argument("file", type=Path, metavar="FILE", help="the flash, or the part of it with both slots, as raw bytes")
     options.add_argument("--mode", type=mode_named, default=BootMode.SWAP_MOVE, metavar="MODE", help=f"how the bootloader updates: {', '.join(BootMode)} (swap-move)")
     options.add_argument("--slots", metavar="OFF,SIZE,OFF,SIZE", help="where the primary and the secondary slot are (as images and trailers in it tell, else the halves of the file)")
-    options.add_argument("--sector", type=number, default=4096, metavar="BYTES", help="erased together (4096)")
-    options.add_argument("--align", type=number, default=8, metavar="N", help="bytes of a write unit, 1 to 32 (8)")
-    options.add_argument("--max-align", type=number, metavar="N", help="BOOT_MAX_ALIGN: 8, 16 or 32 (the write unit, 8 at least)")
-    options.add_argument("--max-sectors", type=number, metavar="N", help="MCUBOOT_MAX_IMG_SECTORS (128, or as many as a slot has)")
+    options.add_argument("--sector", type=whole, default=4096, metavar="BYTES", help="erased together (4096)")
+    options.add_argument("--align", type=whole, default=8, metavar="N", help="bytes of a write unit, 1 to 32 (8)")
+    options.add_argument("--max-align", type=whole, metavar="N", help="BOOT_MAX_ALIGN: 8, 16 or 32 (the write unit, 8 at least)")
+    options.add_argument("--max-sectors", type=whole, metavar="N", help="MCUBOOT_MAX_IMG_SECTORS (128, or as many as a slot has)")
     options.add_argument("--json", action="store_true", help="print one JSON value, and nothing else")
     return options

@@ -35,6 +35,8 @@ def written(
     """A file that gets its name when all of it is written; after an error, nothing has changed."""
     if not path.parent.is_dir():
         raise LocalOtaError(f"there is no folder {path.parent}", reason="file", advice="make it, or write elsewhere")
+    if path.is_dir():
+        raise LocalOtaError(f"{path} is a folder", reason="file", advice="give the name of a file in it")
     draft = path.with_name(f".{path.name}.part")
     try:
         with draft.open("wb") as file:

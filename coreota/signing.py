@@ -46,7 +46,8 @@ def load_private_key(
     try:
         key = serialization.load_pem_private_key(pem, password)
     except (ValueError, TypeError) as error:
-        raise LocalOtaError(f"no private key can be read: {error}", reason="key", advice="give a PEM file and its password") from error
+        why = str(error).partition(". ")[0]
+        raise LocalOtaError(f"no private key can be read: {why}", reason="key", advice="give a PEM file and its password") from error
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise LocalOtaError(f"a key of type {type(key).__name__}", reason="key-type", advice="take P-256 or RSA")
     return key

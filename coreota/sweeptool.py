@@ -75,6 +75,8 @@ def chosen(
     arguments: argparse.Namespace,
 ) -> list[Scenario]:
     """The scenarios that were asked for; LocalOtaError where there are none."""
+    if arguments.jobs < 1:
+        raise LocalOtaError(f"{arguments.jobs} processes", reason="sweep-jobs", advice="take --jobs 1 or more")
     modes, stories = arguments.mode or list(BootMode), arguments.story or list(Story)
     every = large_scenarios() if arguments.large else scenarios(arguments.full)
     found = [scenario for scenario in every if scenario.mode in modes and scenario.story in stories]
@@ -239,8 +241,8 @@ def add_sweep_command(
         help="cut the power at every flash operation of the bootloader, and judge what runs then",
         description="Try every harm on every scenario of the bootloader, in memory. Exit status 0 only if no rule was broken.",
     )
-    parser.add_argument("--mode", type=BootMode, action="append", choices=list(BootMode), help="only this mode (all)")
-    parser.add_argument("--story", type=Story, action="append", choices=list(Story), help="only this story (all)")
+    parser.add_argument("--mode", action="append", choices=[mode.value for mode in BootMode], help="only this mode (all)")
+    parser.add_argument("--story", action="append", choices=[story.value for story in Story], help="only this story (all)")
     parser.add_argument("--full", action="store_true", help="every byte, every pair of images in every geometry: 2,030 scenarios (200 million cases, 30 minutes of one processor)")
     parser.add_argument("--large", action="store_true", help="two slots of 512 KiB instead, every series of cuts in them (6 minutes of one processor)")
     parser.add_argument("--seed", type=int, default=0, help="for what is left to chance (0)")
