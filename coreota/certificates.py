@@ -14,11 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
 from .errors import LocalOtaError
-from .signing import CertificateVerifier, PrivateKey, PublicKey, signing_key_of
+from .signing import CertificateVerifier, PrivateKey, PublicKey, common_name, signing_key_of, zoned
 
 # %% ../nbs/08a_certificates.ipynb #ed68b7a3
 CODE_SIGNING = (ExtendedKeyUsageOID.CODE_SIGNING,)
@@ -33,7 +33,7 @@ def _general_name(host: str) -> x509.GeneralName:
 
 # %% ../nbs/08a_certificates.ipynb #aa5a0359
 def issue_certificate(
-    name: str,  # Common name, 1 to 64 characters
+    name: str,  # Common name, 1 to 64 bytes
     key: PublicKey,  # Whose certificate it is
     issuer_key: PrivateKey,  # Signs it
     issuer: bytes | None = None,  # The issuer's certificate in PEM; None: the issuer is the key's owner, self-signed
@@ -46,7 +46,7 @@ def issue_certificate(
     hosts: Iterable[str] = (),  # Names and IP addresses of the server it is for (subjectAltName)
 ) -> bytes:  # PEM
     """An X.509 certificate with the extensions that RFC 5280 wants; the same arguments give the same bytes where the issuer's key is P-256."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = common_name(name)
     issuer_name = subject if issuer is None else x509.load_pem_x509_certificate(issuer).subject
     usage = x509.KeyUsage(ca is None, False, False, False, False, ca is not None, False, False, False)
     builder = (
@@ -84,7 +84,7 @@ def check_chain(
     at: datetime | None,  # When; None: the device has no clock that it can trust, and asks no certificate for its age
 ) -> None:
     """Is the first one certified for code signing by an anchor? LocalOtaError with reason certificate-expired or certificate-untrusted."""
-    when = at or max(certificate.not_valid_before_utc for certificate in (*chain, *anchors))
+    when = zoned(at) or max(certificate.not_valid_before_utc for certificate in (*chain, *anchors))
     leaf = ExtensionPolicy.permit_all().require_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _for_code)
     leaf = leaf.require_present(x509.KeyUsage, Criticality.AGNOSTIC, _for_signatures)
     policies = PolicyBuilder().extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=leaf)
@@ -112,7 +112,7 @@ class ChainVerifier(CertificateVerifier):
         certificates: Mapping[str, bytes],  # PEM by name, as in a job's `certfile`: the one that signs, then those above it
         anchors: Sequence[bytes],  # PEM, one or more certificates each
         *,
-        at: datetime | Callable[[], datetime] | None = None,  # The date, or what tells it; None: no clock to be trusted
+        at: datetime | Callable[[], datetime] | None = None,  # The date with its time zone, or what tells it; None: no clock to be trusted
         refused: Iterable[str] = (),  # Fingerprints of certificates that count no more
         allow_sha1: bool = False,  # Take SHA-1 with RSA?
     ) -> None:

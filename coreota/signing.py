@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 # %% auto #0
-__all__ = ['PrivateKey', 'PublicKey', 'new_signing_key', 'load_private_key', 'digest_of', 'sign', 'self_signed_certificate',
-           'signing_key_of', 'Verifier', 'check_shape', 'verify_content', 'CertificateVerifier']
+__all__ = ['PrivateKey', 'PublicKey', 'new_signing_key', 'load_private_key', 'digest_of', 'sign', 'common_name', 'zoned',
+           'self_signed_certificate', 'signing_key_of', 'Verifier', 'check_shape', 'verify_content',
+           'CertificateVerifier']
 
 # %% ../nbs/08_signing.ipynb #ba2223c4
 from .errors import LocalOtaError, RemoteOtaError
@@ -77,17 +78,37 @@ def sign(
         return key.sign(digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA256()))
     return key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256()), deterministic_signing=True))
 
+# %% ../nbs/08_signing.ipynb #0a8b9c02
+def common_name(
+    name: str,  # 1 to 64 bytes of UTF-8
+) -> x509.Name:
+    """Whom a certificate is for; LocalOtaError where it can't be a common name."""
+    if not 1 <= len(name.encode()) <= 64:
+        what = f"{name[:80]!r} has {len(name.encode())} bytes"
+        raise LocalOtaError(what, reason="certificate-name", advice="a certificate has room for 1 to 64")
+    return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
+
+# %% ../nbs/08_signing.ipynb #0a8b9c03
+def zoned(
+    at: datetime | None,  # A date; None: no clock to be trusted
+) -> datetime | None:
+    """Give it back; LocalOtaError for a date that does not say its time zone."""
+    if at is not None and at.tzinfo is None:
+        what = f"the date {at:%Y-%m-%d %H:%M} has no time zone"
+        raise LocalOtaError(what, reason="date-without-zone", advice="take one like datetime.now(UTC)")
+    return at
+
 # %% ../nbs/08_signing.ipynb #ad531114
 def self_signed_certificate(
     key: PrivateKey,  # Signs itself
-    name: str,  # Common name, 1 to 64 characters
+    name: str,  # Common name, 1 to 64 bytes
     *,
     not_before: datetime = datetime(2024, 1, 1, tzinfo=UTC),
     not_after: datetime = datetime(2049, 12, 31, tzinfo=UTC),
     code_signing: bool = True,  # False: without the extended usage, to see it refused
 ) -> bytes:  # PEM
     """A certificate for code signing (AWS developer guide: keyUsage digitalSignature, extended usage codeSigning)."""
-    subject = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
+    subject = common_name(name)
     usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
     builder = (
         x509.CertificateBuilder()
@@ -131,7 +152,7 @@ def signing_key_of(
             reason="certificate-usage",
             advice="make one with keyUsage digitalSignature and extendedKeyUsage codeSigning",
         )
-    if at is not None and not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+    if (at := zoned(at)) is not None and not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
         raise LocalOtaError(f"the certificate is not valid at {at:%Y-%m-%d}", reason="certificate-expired", advice="install its successor")
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         return key
@@ -199,10 +220,11 @@ class CertificateVerifier:
         self,
         certificates: Mapping[str, bytes],  # PEM by name, as in a job's `certfile`
         *,
-        at: datetime | Callable[[], datetime] | None = None,  # The date, or what tells it; None: no clock to be trusted
+        at: datetime | Callable[[], datetime] | None = None,  # The date with its time zone, or what tells it; None: no clock to be trusted
         allow_sha1: bool = False,  # Take SHA-1 with RSA?
     ) -> None:
-        self.certificates, self.at, self.allow_sha1 = dict(certificates), at, allow_sha1
+        self.certificates, self.allow_sha1 = dict(certificates), allow_sha1
+        self.at = at if callable(at) else zoned(at)
 
     def check(self, file: OtaFile) -> None:
         """Is the certificate here and fit, and the signature well formed?"""

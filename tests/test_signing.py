@@ -107,6 +107,23 @@ def test_valid_at_its_date() -> None:
     assert reason(CertificateVerifier({"/cert.pem": pem}, at=datetime(2026, 6, 1, tzinfo=UTC)), FILE) is None
 
 
+def test_a_date_without_a_time_zone_is_refused_and_not_compared() -> None:
+    """At the desk where it is a date, and as an error of the update where a clock tells it."""
+    certificates = {"/cert.pem": self_signed_certificate(TEST_KEY, "test")}
+    made = failure(lambda: CertificateVerifier(certificates, at=datetime(2026, 6, 1)))
+    assert isinstance(made, LocalOtaError) and made.reason == "date-without-zone"
+    asked = failure(lambda: CertificateVerifier(certificates, at=lambda: datetime(2026, 6, 1)).check(FILE))
+    assert isinstance(asked, LocalOtaError) and asked.reason == "date-without-zone"
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"), [("", False), ("a", True), ("a" * 64, True), ("a" * 65, False), ("é" * 33, False)]
+)
+def test_a_name_that_no_certificate_has_room_for(name: str, fits: bool) -> None:
+    error = failure(lambda: self_signed_certificate(TEST_KEY, name))
+    assert error is None if fits else isinstance(error, LocalOtaError) and error.reason == "certificate-name"
+
+
 @given(st.lists(st.integers(0, len(CONTENT)), max_size=8))
 def test_any_split_is_the_same_file(cuts: list[int]) -> None:
     """It does not matter in what pieces a file is read."""
