@@ -24,7 +24,14 @@ class Fault:
 
 
 FAULTS = [
-    Fault("00_tour", "244eda69", "'it is too large': ('accepted", (("200_000", "53_000"),)),
+    Fault("00_tour", "244eda69", "'it is too large': ('accepted", (("200_000", "53_065"),)),
+    Fault(
+        "00_tour",
+        "244eda69",
+        "'it is too large': 'image-too-large'",
+        (("200_000", "53_066"),),
+        "{name: reason(name) for name in tries}",
+    ),
     Fault("01_topics", "1e29ae35", "[True, True, True, True]", (('if topic.startswith("$") and', "if False and"),)),
     Fault(
         "01_topics",
@@ -170,6 +177,13 @@ FAULTS = [
         "05ef10b0",
         "[0, 1, 2, 3, 4]",
         (("return lot if room >= lot else 0", "return max(0, min(lot, room))"),),
+    ),
+    Fault(
+        "05e_flow",
+        "e219faa9",
+        "176",
+        (("return lot if room >= lot else 0", "return max(0, min(lot, room))"),),
+        "smooth.requests",
     ),
     Fault("05e_flow", "fe9d6f56", "(31, 29, 8,", ((" and self.doubled + len(again) <= self.lost // 64", ""),)),
     Fault(
