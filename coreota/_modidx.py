@@ -453,6 +453,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'coreota/devicetool.py'),
                                     'coreota.devicetool.DeviceProgram._device': ( 'devicetool.html#deviceprogram._device',
                                                                                   'coreota/devicetool.py'),
+                                    'coreota.devicetool.DeviceProgram._install': ( 'devicetool.html#deviceprogram._install',
+                                                                                   'coreota/devicetool.py'),
                                     'coreota.devicetool.DeviceProgram._on_event': ( 'devicetool.html#deviceprogram._on_event',
                                                                                     'coreota/devicetool.py'),
                                     'coreota.devicetool.DeviceProgram._say': ( 'devicetool.html#deviceprogram._say',

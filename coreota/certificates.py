@@ -139,5 +139,5 @@ def _load(pem: bytes, name: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except Exception as error:  # the library has several for bytes that are none
-        what = f"{name} cannot be read: {error}"
+        what = f"{name} cannot be read: {str(error).partition('. ')[0]}"
         raise LocalOtaError(what, reason="certificate-invalid", advice="give one or more certificates as PEM") from error

@@ -24,12 +24,14 @@ from .bootloader import Bootloader, McubootBootloader
 from .certificates import ChainVerifier
 from .config import OtaConfig
 from .device import Device
-from .errors import LocalOtaError
+from .errors import LocalOtaError, RemoteOtaError
 from .gateway import CommandSelfTest, GatewayFlash, image_key, read_file, record_of, words
 from .image import Hardware
 from .journal import Journal
 from .mqtt import AWS_ALPN, PahoTransport, SystemClock, tls_context
 from .orchestrator import Orchestrator
+from .policy import guarded
+from .reports import advice_for
 from .signing import CertificateVerifier, Verifier
 from .states import JobFinished, OrchestratorEvent, Progress, RebootRequired, State, UpdateVerified
 from .topics import check_thing_name
@@ -75,6 +77,10 @@ class DeviceOptions:
 
 # %% ../nbs/17d_devicetool.ipynb #6d919b4c
 _PATHS = ("flash", "ca", "cert", "key", "install")
+_KINDS: Mapping[str, tuple[type, str]] = {  # Of a setting in TOML; all others are texts
+    "port": (int, "a number"), "flash_size": (int, "a number"), "once": (bool, "true or false"), "image_keys": (list, "a list of files"),
+    "anchors": (list, "a list of files"), "certificates": (dict, "a table of files"),
+}
 
 
 def options_from(
@@ -87,6 +93,10 @@ def options_from(
     for name in table:
         if name not in known:
             raise LocalOtaError(f"there is no setting {name!r}", reason="config", advice=f"in [device] there are {', '.join(known)}")
+    for name, value in table.items():
+        kind, words = _KINDS.get(name, (str, "a text"))
+        if not isinstance(value, (kind, Path) if kind is str else kind):
+            raise LocalOtaError(f"{name} is {value!r}", reason="config", advice=f"write {words}")
     for name in ("thing", "endpoint", "flash"):
         if not table.get(name):
             raise LocalOtaError(f"{name} is missing", reason="config", advice=f"give --{name}, or {name} in [device]")
@@ -138,7 +148,7 @@ class DeviceProgram:
         verifier = job_verifier(options)
         with GatewayFlash(options.flash, options.flash_size) as flash:
             if options.install:
-                flash.install(read_file(options.install, "the first image"), [image_key(path) for path in options.image_keys])
+                self._install(flash, options.install)
             device = self._device(flash, self._bootloader(flash), verifier)
             transport = HttpTransport(self._transport())
             device.reset_link = transport.reset
@@ -148,6 +158,15 @@ class DeviceProgram:
                 transport.close()
                 self._self_test.stop()
         return int(self.failed > 0 and options.once)
+
+    def _install(self, flash: GatewayFlash, path: Path) -> None:
+        """Put a first image into the flash; LocalOtaError names the file."""
+        image, keys = read_file(path, "the first image"), [image_key(key) for key in self.options.image_keys]
+        try:
+            flash.install(image, keys)
+        except RemoteOtaError as error:
+            advice = error.advice or advice_for(error.reason)
+            raise LocalOtaError(f"the first image {path}: {error.message}", reason=error.reason, advice=advice) from error
 
     def _bootloader(self, flash: GatewayFlash) -> Bootloader:
         """MCUboot's rules over the flash file, or the user's own."""
@@ -162,7 +181,7 @@ class DeviceProgram:
         except (ImportError, AttributeError, ValueError) as error:
             advice = "write package.module:factory, and have the package installed, or its folder in PYTHONPATH"
             raise LocalOtaError(f"no bootloader {self.options.bootloader!r}: {error}", reason="config", advice=advice) from error
-        made: Bootloader = factory(self.options)
+        made: Bootloader = guarded(lambda: factory(options), "bootloader")
         return made
 
     def _transport(self) -> PahoTransport:
@@ -267,6 +286,9 @@ def read_options(
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise LocalOtaError(f"{arguments.config} is no TOML: {error}", reason="config", advice="see toml.io") from error
+    for name in ("device", "ota"):
+        if not isinstance(document.get(name, {}), dict):
+            raise LocalOtaError(f"{arguments.config}: {name} is no table", reason="config", advice=f"write [{name}] on a line of its own")
     table, ota = dict(document.get("device", {})), dict(document.get("ota", {}))
     for name in ("thing", "endpoint", "port", "flash_size", "vendor", "device_class", "bootloader", "self_test", "once"):
         if getattr(arguments, name) is not None:

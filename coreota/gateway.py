@@ -39,6 +39,8 @@ class GatewayFlash:
         path: Path,
         size: int,  # Bytes, where the file is made now
     ) -> None:
+        if path.is_dir():
+            raise LocalOtaError(f"{path} is a folder", reason="flash-file", advice="give the name of a file in it")
         size = path.stat().st_size if path.exists() else size
         slot = (size - JOURNAL) // 2 // 4096 * 4096
         if slot < 4 * 4096 or size != 2 * slot + JOURNAL:

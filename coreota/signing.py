@@ -145,7 +145,8 @@ def signing_key_of(
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key()
     except Exception as error:
-        raise LocalOtaError(f"the certificate cannot be read: {error}", reason="certificate-invalid", advice="give it as PEM") from error
+        why = str(error).partition(". ")[0]
+        raise LocalOtaError(f"the certificate cannot be read: {why}", reason="certificate-invalid", advice="give it as PEM") from error
     if not _may_sign_code(certificate):
         raise LocalOtaError(
             "the certificate is not for code signing",

@@ -39,6 +39,7 @@ WRONG: dict[str, tuple[str, str]] = {
         "--port 99999 and --provider-port 8884: take two of 1 to 65535",
     ),
     "a block size that is none": ("bench decode --block-size 255", "--block-size 255: take 256 to 131072"),
+    "a table that is none": ("device --config flat.toml", "flat.toml: device is no table: write [device] on a line"),
     "a patch in place of a folder": (
         "patch make text text folder",
         "folder is a folder: give the name of a file in it",
@@ -49,9 +50,10 @@ WRONG: dict[str, tuple[str, str]] = {
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a file, an empty file and a folder, to work in."""
+    """A folder to work in, with what is not wanted in it."""
     (tmp_path / "text").write_text("no key, no image, no dump")
     (tmp_path / "empty").touch()
+    (tmp_path / "flat.toml").write_text("device = 3")
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
