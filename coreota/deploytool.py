@@ -145,7 +145,7 @@ def update_status(
     update_id: str,
 ) -> dict[str, Any]:
     """All that is known of an update; raises LocalOtaError."""
-    with told(f"see the update {update_id}"):
+    with told(f"see the update {update_id}", "coreota status shows all there are"):
         info = cloud.iot.get_ota_update(otaUpdateId=update_id)["otaUpdateInfo"]
         record = {"event": "Update", "id": update_id, "created": info["otaUpdateStatus"], "job": info.get("awsIotJobId")}
         if record["job"] is None:
@@ -183,7 +183,7 @@ def cancel_update(
     force: bool,  # Also where devices have begun
 ) -> dict[str, Any]:
     """Call an update off; raises LocalOtaError."""
-    with told(f"cancel the update {update_id}"):
+    with told(f"cancel the update {update_id}", "coreota status shows all there are"):
         job_id = cloud.iot.get_ota_update(otaUpdateId=update_id)["otaUpdateInfo"]["awsIotJobId"]
         cloud.iot.cancel_job(jobId=job_id, force=force, comment="coreota cancel")
     return update_status(cloud, update_id)

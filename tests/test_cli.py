@@ -74,6 +74,8 @@ def test_wrong_words(name: str, here: Path, capsys: pytest.CaptureFixture[str]) 
         ("flash show text --sector -1", "'-1' is no number from 0 on, such as 4096 or 0x1000"),
         ("flash boot text --cut x", "'x' is no number from 0 on, such as 4096 or 0x1000"),
         ("sweep --mode swap", "invalid choice: 'swap' (choose from 'swap-move',"),
+        ("deplyo text", ": did you mean deploy?"),
+        ("flash shwo text", ": did you mean show?"),
         ("sweep --story tale", "invalid choice: 'tale' (choose from 'test',"),
     ],
 )
