@@ -1504,6 +1504,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'coreota/provider/broker.py'),
                                          'coreota.provider.broker.broker_config': ( 'provider_broker.html#broker_config',
                                                                                     'coreota/provider/broker.py'),
+                                         'coreota.provider.broker.cut_the_older': ( 'provider_broker.html#cut_the_older',
+                                                                                    'coreota/provider/broker.py'),
                                          'coreota.provider.broker.is_subscribed': ( 'provider_broker.html#is_subscribed',
                                                                                     'coreota/provider/broker.py'),
                                          'coreota.provider.broker.let_reserved_topics_pass': ( 'provider_broker.html#let_reserved_topics_pass',

@@ -19,11 +19,14 @@ from coreota.provider.broker import EmbeddedBroker
 class Client:
     """A connected paho client that keeps what it gets."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, name: str = "") -> None:
         self.got: list[tuple[str, bytes]] = []
         self._changed = threading.Condition()
         self._connected, self._subscribed = threading.Event(), threading.Event()
-        self.paho = mqtt.Client(CallbackAPIVersion.VERSION2)
+        self.lost = threading.Event()
+        self.paho = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
+        self.paho.reconnect_delay_set(min_delay=60, max_delay=60)
+        self.paho.on_disconnect = lambda *_: self.lost.set()
         self.paho.on_connect = lambda *_: self._connected.set()
         self.paho.on_subscribe = lambda *_: self._subscribed.set()
         self.paho.on_message = self._take
@@ -134,6 +137,21 @@ def test_other_reserved_topics_stay_refused() -> None:
         time.sleep(0.1)
         good.paho.publish("plain/x", b"2")
         assert listener.wait_for(1) == [("plain/x", b"2")]
+
+
+def test_a_newer_client_takes_the_name_over() -> None:
+    """MQTT-3.1.4-2: the older one is cut off, and what is said to that name reaches the newer one alone."""
+    with EmbeddedBroker() as broker:
+        older = Client(broker.port, "lamp")
+        older.subscribe("light")
+        newer, other = Client(broker.port, "lamp"), Client(broker.port, "other")
+        assert older.lost.wait(5)
+        newer.subscribe("light")
+        other.paho.publish("light", b"on")
+        assert newer.wait_for(1) == [("light", b"on")]
+        assert older.got == [] and not newer.lost.is_set() and not other.lost.is_set()
+        for one in (newer, other, older):
+            one.close()
 
 
 def test_twenty_megabytes_in_blocks() -> None:
