@@ -114,10 +114,11 @@ def test_an_image_that_nobody_signed(device: list[str], tmp_path: Path) -> None:
     for _ in range(2):
         done = coreota(*words)
         assert done.returncode == 2
-        assert done.stderr == "coreota: the image begins with 0x464c457f: sign it with imgtool\n"
+        named = f"the first image {tmp_path / 'app.bin'}"
+        assert done.stderr == f"coreota: {named}: the image begins with 0x464c457f: sign it with imgtool\n"
     (tmp_path / "app.bin").write_bytes(firmware("1.0.0", 5000, key=lab_key("a stranger's")))
     done = coreota(*words)
-    assert done.stderr == "coreota: no known key signed the image: sign it with a key the device knows\n"
+    assert done.stderr == f"coreota: {named}: no known key signed the image: sign it with a key the device knows\n"
 
 
 def test_no_command_at_all() -> None:
