@@ -12,7 +12,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from brokers import free_port
 from desk import ANY
+from hypothesis import given
+from hypothesis import strategies as st
 
+from coreota.cli import main
 from coreota.codec import GetStream, codec_named
 from coreota.errors import LocalOtaError
 from coreota.mqtt import PahoTransport
@@ -22,6 +25,7 @@ from coreota.provider.ota import UpdateProvider
 from coreota.provider.service import ProviderOptions, ProviderServer, Worker
 from coreota.provider.sqlstore import SqlStore
 from coreota.provider.streams import BytesContent
+from coreota.provider.trace import LONGEST, told_payload, told_topic
 from coreota.topics import Message, Outgoing, Subscribe
 from coreota.transport import Connected, Incoming
 
@@ -113,6 +117,26 @@ def test_blocks_that_are_lost_on_purpose(tmp_path: Path) -> None:
             rounds.append(asked)
         device.close()
         assert (rounds, streams.lost) == ([100, 27, 9, 6, 1], 43)
+
+
+def test_a_trace_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("coreota.providertool.serve", lambda options, show, stop, trace: asked.append(trace))
+    assert (main(["provider", "--trace"]), main(["provider"]), asked) == (0, 0, [True, False])
+
+
+@given(
+    st.sampled_from(["cbor", "json", "xml"]),
+    st.sampled_from(["get", "data", "describe", "description", "rejected", "x"]),
+    st.text(max_size=20),
+    st.binary(max_size=400) | st.text(max_size=400).map(str.encode),
+)
+def test_a_trace_takes_everything(codec: str, kind: str, name: str, payload: bytes) -> None:
+    """One line of a bounded length, of characters that a terminal only shows."""
+    for topic in (f"$aws/things/{name}/streams/s/{kind}/{codec}", f"$aws/things/{name}/jobs/get", name):
+        message = Message(topic, payload)
+        assert told_topic(message).isprintable() and told_payload(message).isprintable()
+        assert len(told_payload(message)) <= LONGEST + len("... (1600 bytes)")
 
 
 def names() -> set[str]:

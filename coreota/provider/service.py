@@ -40,6 +40,7 @@ from .sqlstore import SqlStore
 from .streams import Content
 from .codesigning import SignerProfile
 from .streamscontrol import StreamsControl
+from .trace import TracedProvider
 from .updates import AddressFiller, UpdatesControl
 from .uploads import sweep_uploads
 from .web import WebServer
@@ -247,6 +248,7 @@ class ProviderServer:
         self.events: deque[LifecycleEvent] = deque(maxlen=10_000)  # What happened to jobs, the oldest first
         self.on_event: Callable[[LifecycleEvent], None] = self.events.append
         self.on_problem: Callable[[str], None] = lambda reason: None
+        self.on_message: Callable[[str, Message], None] | None = None  # Takes "in" or "out", and each message, if somebody wants them
         self.mqtt: tuple[str, int] = ("", 0)  # Where the broker is
         self._stack = ExitStack()
 
@@ -255,7 +257,8 @@ class ProviderServer:
         with self._stack as stack:
             self.store, self.artifacts = stack.enter_context(self._open_store()), self._open_artifacts()
             source = StoredStreams(self.store, self.artifacts)
-            self.provider = UpdateProvider(source=source, share=self.options.share)
+            self.provider = TracedProvider(source=source, share=self.options.share)
+            self.provider.on_message = self.on_message
             if self.options.lose:
                 self.provider.streams = LosingStreams(self.options.lose, source, self.options.share)
             self.provider.jobs = LockedJobs(self.store, self.options.share)
