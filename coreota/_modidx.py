@@ -2705,6 +2705,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'coreota.sim.judge.lost_images': ('judge.html#lost_images', 'coreota/sim/judge.py')},
             'coreota.sim.lab': { 'coreota.sim.lab.Lab': ('lab.html#lab', 'coreota/sim/lab.py'),
                                  'coreota.sim.lab.Lab.__init__': ('lab.html#lab.__init__', 'coreota/sim/lab.py'),
+                                 'coreota.sim.lab.Lab.__repr__': ('lab.html#lab.__repr__', 'coreota/sim/lab.py'),
                                  'coreota.sim.lab.Lab._files': ('lab.html#lab._files', 'coreota/sim/lab.py'),
                                  'coreota.sim.lab.Lab._orchestrator': ('lab.html#lab._orchestrator', 'coreota/sim/lab.py'),
                                  'coreota.sim.lab.Lab._reset_link': ('lab.html#lab._reset_link', 'coreota/sim/lab.py'),

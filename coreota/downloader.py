@@ -257,7 +257,8 @@ class BlockDownloader(Intake):
         if silence.over():
             self._fire(DownloadTrigger.SILENCE)
         if silence.in_a_row >= self.config.momentum:
-            what = f"no new block after {silence.in_a_row} silences"
+            times = silence.in_a_row
+            what = f"no new block after {times} silence{'s' * (times > 1)}"
             self._fail("stream-silent", f"{what}; the last obstacle: {self._obstacle}" if self._obstacle else what)
             return
         self._probe_due = True

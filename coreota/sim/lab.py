@@ -105,6 +105,9 @@ def install(
     image: bytes,  # A signed image
 ) -> None:
     """Put an image into the primary slot, as a programmer does in the factory."""
+    if len(image) > config.max_image_size:
+        what = f"an image of {len(image)} bytes, and the slot takes {config.max_image_size}"
+        raise LocalOtaError(what, reason="image-too-large", advice="make the slots for it: boot_config(len(image))")
     flash.write(config.primary[0], padded(image, config.write_align))
 
 # %% ../../nbs/16a_lab.ipynb #06c56906
@@ -198,6 +201,8 @@ class Lab:
         hardware: Hardware | None = None,  # What the thing is; None: it takes images for any
         thing: str = "lab-thing",
     ) -> None:
+        if not isinstance(image_size, int) or image_size < 1:
+            raise LocalOtaError(f"an image of {image_size!r} bytes", reason="image-size", advice="take a whole number from 1 on")
         self.thing, self.image_size, self.config = thing, image_size, config or OtaConfig()
         self.clock = VirtualClock()
         self.web = web
@@ -276,7 +281,9 @@ class Lab:
             image = firmware(version, self.image_size, payload, hardware=self.hardware)
         whole = update_file(image, lab_key("job"), None if fault in PATCH_FAULTS else fault)
         files = with_patches(whole, [base] if base else [], lab_key("job"))
-        if fault in PATCH_FAULTS and fault is not None and len(files) > 1:
+        if fault in PATCH_FAULTS and fault is not None:
+            if len(files) == 1:
+                raise LocalOtaError(f"there is no patch for the fault {fault!r}", reason="fault", advice="make it with Lab(patches=True)")
             files[1] = spoiled_patch(files[1], fault, base, image)
         return files
 
@@ -284,6 +291,9 @@ class Lab:
         """What runs, as it lies in its slot; nothing where the bootloader is none whose image can be read."""
         place = self.bootloader
         return place.read_running(0, place.running_size) if isinstance(place, Patchable) else b""
+
+    def __repr__(self) -> str:
+        return f"<Lab: {self.thing} runs {self.bootloader.running} after {self.clock.now():g} s, {self.device.orchestrator.state.name}>"
 
     def settled(self) -> bool:
         """Is every job at its end, and the device waiting for the next one?"""
