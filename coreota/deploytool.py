@@ -226,7 +226,7 @@ def add_deploy_commands(
     cancel.add_argument("--force", action="store_true", help="also where devices have begun")
     cancel.set_defaults(run=run_cancel)
     for one in (line, status, cancel):
-        one.add_argument("--api", default=os.environ.get("COREOTA_API", API), metavar="URL", help=f"of the provider ($COREOTA_API, or {API})")
+        one.add_argument("--api", default=os.environ.get("COREOTA_API") or API, metavar="URL", help=f"of the provider ($COREOTA_API, or {API})")
         one.add_argument("--aws", action="store_true", help="use AWS, with the credentials and the region of the environment")
         one.add_argument("--json", action="store_true", help="print JSON, one object in a line")
 

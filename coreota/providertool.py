@@ -74,8 +74,10 @@ def web_url(
     url: str | None,  # None: it was not given
 ) -> str | None:
     """An address of a web server; LocalOtaError where it is none, before somebody's library says so in its own way."""
+    if url is None:
+        return None
     try:
-        parts = urlsplit(url or "http://any")
+        parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         fits = False

@@ -14,6 +14,7 @@ COREOTA = [str(Path(sys.executable).with_name("coreota"))]
 WRONG: dict[str, tuple[str, str]] = {
     "an API that is no URL": ("status --api localhost:8480", "--api localhost:8480: write http://host:port"),
     "an API with half an address": ("cancel u --api http://[::1", "--api http://[::1: write http://host:port"),
+    "an API of nothing": ("status --api=", "--api : write http://host:port"),
     "an S3 that is no URL": ("provider --s3-endpoint minio", "--s3-endpoint minio: write http://host:port"),
     "a signer's key that is none": ("provider --signer r=text", "the signer's key text: no private key can be read: "),
     "a state that is a file": (
