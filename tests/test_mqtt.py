@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coreota.errors import LocalOtaError
-from coreota.mqtt import AWS_ALPN, MOST_UNSENT, Outbox, PahoTransport, backoff, quality, tls_context
+from coreota.mqtt import AWS_ALPN, MOST_UNSENT, Outbox, PahoTransport, backoff, tls_context
 from coreota.provider.broker import EmbeddedBroker, broker_config
 from coreota.topics import Message, Outgoing, Subscribe
-from coreota.transport import Connected, Disconnected, Incoming
+from coreota.transport import Connected, Disconnected, Incoming, quality
 
 
 @pytest.fixture(params=["amqtt", "mosquitto"])

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import LocalOtaError
 from .broker import EmbeddedBroker
-from ..mqtt import quality
+from ..transport import quality
 from .requests import BRIDGED, REQUEST_FILTERS
 from .streams import STREAM_FILTERS
 from ..topics import topic_matches

@@ -202,7 +202,7 @@ class Lab:
         thing: str = "lab-thing",
     ) -> None:
         if not isinstance(image_size, int) or image_size < 1:
-            raise LocalOtaError(f"an image of {image_size!r} bytes", reason="image-size", advice="take a whole number from 1 on")
+            raise LocalOtaError(f"an image of {image_size!r} bytes", reason="size", advice="take a whole number from 1 on")
         self.thing, self.image_size, self.config = thing, image_size, config or OtaConfig()
         self.clock = VirtualClock()
         self.web = web

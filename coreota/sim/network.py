@@ -11,10 +11,9 @@ from math import inf
 from random import Random
 
 from ..errors import LocalOtaError
-from ..mqtt import quality
 from .link import Conditions, Path, wire_size
 from ..topics import Message, topic_matches
-from ..transport import Agenda, Clock, Incoming, LocalBroker, LocalTransport, Web
+from ..transport import Agenda, Clock, Incoming, LocalBroker, LocalTransport, Web, quality
 
 # %% ../../nbs/16c_network.ipynb #e75eb699
 class Bucket:
