@@ -224,6 +224,23 @@ FAULTS = [
             ),
         ),
     ),
+    Fault(
+        "15d_presign",
+        "498bd5ef",
+        "server's\": 'url-expired'",
+        (
+            (
+                "        if not hmac.compare_digest(found[2]",
+                "        if now < expires and not hmac.compare_digest(found[2]",
+            ),
+        ),
+    ),
+    Fault(
+        "15d_presign",
+        "498bd5ef",
+        "'wants the next release': 'may read'",
+        (("{path}\\n{expires}", "{path.rpartition('/')[0]}\\n{expires}"),),
+    ),
 ]
 
 
