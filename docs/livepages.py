@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SOURCES = HERE / "live"
 # Of the chapters, those that need no socket, process, database or RSA key, but for a cell here and there
-LIVE = re.compile(r"0[0-7]|09(?!a|c)|10|11|12a|13(?!_wire|a|d)|14|15(_|a|b|d|i)|16(?!c_network|d)|17b|90|index$")
+LIVE = re.compile(r"0[0-7]|09(?!a|c)|10|11|12a|13(?!_wire|a|d)|14|15(_|a|b|d|i)|16|17b|90|index$")
 PLATFORM = [
     "--platform",
     "pyemscripten_2026_0_wasm32",
