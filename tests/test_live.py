@@ -1,21 +1,19 @@
 """Live pages: a chapter's cells show in a real browser what they show in Jupyter, and a reader can change them."""
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
 from typing import Any
 
 import pytest
 from browsers import running_chromium
-from playwright.sync_api import Browser, Page
+from documents import glue
+from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the browser has not: plots, and making or unpacking some patches
@@ -39,16 +37,8 @@ RUN = """async (cells) => {
 DONE = "live.cells.every((cell) => cell.done)"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("coreota_livepages", ROOT / "docs/livepages.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-CHAPTERS = [path.stem for path in sorted((ROOT / "nbs").glob("*.ipynb")) if load().is_live(path.stem)]
+NOTEBOOKS = [path.stem for path in sorted((ROOT / "nbs").glob("*.ipynb"))]
+CHAPTERS = [name for name in NOTEBOOKS if glue("livepages").is_live(name)]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -134,6 +124,21 @@ def test_a_chapter_shows_in_a_browser_what_it_shows_in_jupyter(name: str, python
             assert there == here, "".join(cell["source"])
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_page_knows_each_of_its_cells(name: str, site: Path) -> None:
+    """A live page has a source for each cell that it hides, and shows the others; other pages have no bar."""
+    text = (site / f"{name}.html").read_text("utf-8")
+    told = re.search(r'id="live-cells">(.*?)</script>', text, re.DOTALL)
+    assert (told is not None, 'id="live-bar"' in text) == (name in CHAPTERS, name in CHAPTERS)
+    if told:
+        cells = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text("utf-8"))["cells"]
+        codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        hidden = [code.startswith(("#| hide", "#| default_exp")) for code in codes]
+        sources = json.loads(told[1])
+        assert [source is not None for source in sources] == hidden
+        assert text.count('<div class="cell_input') == hidden.count(False)
+
+
 def test_a_reader_changes_a_cell(address: str, page: Page) -> None:
     """An exercise is answered, an error is shown and mended, and what ran before is not run again."""
     page.goto(f"{address}/index.html")
@@ -169,14 +174,20 @@ def test_a_cell_runs_those_above_it_and_stop_forgets(address: str, page: Page) -
     assert page.evaluate("live.cells.map((cell) => Boolean(cell.done))").index(False) == 4
 
 
+def with_last_line(page: Page, old: str, new: str) -> Locator:
+    """The cell that ends in a line, run with another one in its place."""
+    page.evaluate("live.start()")
+    cell = page.locator("div.cell", has=page.locator("div.cell_input pre", has_text=f"def {new}")).first
+    source = cell.locator("div.cell_input pre")
+    source.fill(source.inner_text().replace(f"\n{old}", f"\n{new}"))
+    source.press("Shift+Enter")
+    return cell
+
+
 def test_controls_draw_anew(address: str, page: Page) -> None:
     """Slider, choice and button each change the picture; what a button sets, a slider shows."""
     page.goto(f"{address}/04_blocks.html")
-    cell = page.locator("div.cell", has=page.locator("div.cell_input pre", has_text="def explore")).first
-    source = cell.locator("div.cell_input pre")
-    page.evaluate("live.start()")
-    source.fill(source.inner_text().replace("\ngrowth()", "\nexplore()"))
-    source.press("Shift+Enter")
+    cell = with_last_line(page, "growth()", "explore()")
     picture = cell.locator(".live-widget svg")
     assert picture.get_attribute("aria-label") == "the bitmap of a download, eight times: 143 received, 105 missing"
     cell.get_by_label("block_size").press("ArrowRight")
@@ -184,11 +195,7 @@ def test_controls_draw_anew(address: str, page: Page) -> None:
     cell.locator("svg[aria-label*='72 received, 56 missing']").wait_for()
 
     page.goto(f"{address}/11a_flashmap.html")
-    cell = page.locator("div.cell", has=page.locator("div.cell_input pre", has_text="def stepper")).first
-    source = cell.locator("div.cell_input pre")
-    page.evaluate("live.start()")
-    source.fill(source.inner_text().replace("\nshow_step()", "\nstepper()"))
-    source.press("Shift+Enter")
+    cell = with_last_line(page, "show_step()", "stepper()")
     cell.get_by_role("button", name="step", exact=True).click()
     cell.locator("svg[aria-label^='1 of 60']").wait_for()
     assert cell.get_by_label("operations").input_value() == "1"

@@ -1,27 +1,17 @@
 """Every reason is explained: by the advice that comes with it, or on the page about failed updates."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
+
+from documents import glue
 
 from coreota.reports import advice_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("coreota_reasons", ROOT / "docs/reasons.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-REASONS = load().reasons()
+REASONS = glue("reasons").reasons()
 NAMES = {reason.name for reason in REASONS}
 
 

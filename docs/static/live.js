@@ -92,7 +92,7 @@ class Live {
       this.cells[number].queued = true;
       this.queue = this.queue.then(() => this.run(number));
     }
-    this.queue = this.queue.then(() => this.worker && this.waiting.size === 0 && this.say("Change any cell; Shift+Enter runs it."));
+    this.queue = this.queue.then(() => this.worker && this.waiting.size === 0 && this.say("Change any cell; ▶ or Shift+Enter runs it."));
     return this.queue;
   }
 

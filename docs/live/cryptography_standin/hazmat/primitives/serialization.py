@@ -33,25 +33,24 @@ class NoEncryption:
     """A private key that anyone may read."""
 
 
+def _loaded(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.from_pem(data)
+    except Exception as error:
+        raise ValueError("Could not deserialize key data.") from error
+
+
 def load_pem_private_key(data: bytes, password: bytes | None) -> Any:
     """Read a private key; ValueError where it is none."""
     from .asymmetric import ec, ed25519
 
-    try:
-        key = SigningKey.from_pem(data)
-    except Exception as error:
-        raise ValueError("Could not deserialize key data.") from error
-    kind = ed25519.Ed25519PrivateKey if key.curve.name == "Ed25519" else ec.EllipticCurvePrivateKey
-    return kind(key)
+    key = _loaded(SigningKey, data)
+    return (ed25519.Ed25519PrivateKey if key.curve.name == "Ed25519" else ec.EllipticCurvePrivateKey)(key)
 
 
 def load_pem_public_key(data: bytes) -> Any:
     """Read a public key; ValueError where it is none."""
     from .asymmetric import ec, ed25519
 
-    try:
-        key = VerifyingKey.from_pem(data)
-    except Exception as error:
-        raise ValueError("Could not deserialize key data.") from error
-    kind = ed25519.Ed25519PublicKey if key.curve.name == "Ed25519" else ec.EllipticCurvePublicKey
-    return kind(key)
+    key = _loaded(VerifyingKey, data)
+    return (ed25519.Ed25519PublicKey if key.curve.name == "Ed25519" else ec.EllipticCurvePublicKey)(key)
