@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import LocalOtaError
-from .broker import EmbeddedBroker
+from .broker import EmbeddedBroker, hang_up
 from ..transport import quality
 from .requests import BRIDGED, REQUEST_FILTERS
 from .streams import STREAM_FILTERS
@@ -202,7 +202,7 @@ def guard_broker(
         if may_publish(person(session), topic):
             await hand_on(session, topic, data, force_qos)
         else:
-            _cut(broker, session)
+            hang_up(broker._get_handler(session))
 
     async def keep(session: Any, topic: str, data: bytes, qos: int | None = None) -> None:
         if may_publish(person(session), topic):
@@ -226,23 +226,16 @@ async def _first_words(broker: Any, reader: Any, writer: Any) -> tuple[Any, Any]
 async def _session_for(broker: Any, new: Any) -> Any:
     """The session that goes on, or the new one."""
     old = broker._sessions.get(new.client_id, (None,))[0]
-    if old is not None and old.transitions.state == "connected":
-        _cut(broker, old)
     if new.clean_session or old is None:
-        await broker._delete_session(new.client_id)
+        await broker._delete_session(new.client_id)  # which ends an older connection
         new.parent = 0
         return new
+    if old.transitions.state == "connected":
+        hang_up(broker._get_handler(old))
     for name in ("will_flag", "will_message", "will_topic", "will_qos", "keep_alive", "username", "password", "ssl_object"):
         setattr(old, name, getattr(new, name))
     old.parent = 1
     return old
-
-
-def _cut(broker: Any, session: Any) -> None:
-    """End a client's connection at once."""
-    handler = broker._get_handler(session)
-    if handler is not None and handler.writer is not None:
-        handler.writer._writer.transport.abort()
 
 # %% ../../nbs/15f_provider_guard.ipynb #1ea764da
 class GuardedBroker(EmbeddedBroker):
